@@ -1,0 +1,153 @@
+"""One settings module for every process; it works with no settings at all. `docs/settings.md` lists the variables."""
+
+from config import env as _env
+from config.env import BASE_DIR, boolean, env, integer, read, secret_key
+
+MISTERSMITH_HOME = _env.HOME
+
+DEBUG = boolean("DEBUG", False)
+PRODUCTION = boolean("PRODUCTION", False)
+SECRET_KEY = secret_key()
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+WEB_BIND: str = env.str("MISTERSMITH_WEB_BIND", default="127.0.0.1")
+WEB_PORT = integer("MISTERSMITH_WEB_PORT", 8000, 1, 65535)
+
+# rooms, as strings: nothing imports config
+ROOMS = [
+    "pg",
+    "operators",
+    "monitoring",
+    "partitions",
+    "agents",
+    "tasks",
+    "messaging",
+    "sessions.apps.AgentSessionsConfig",
+    "knowledge",
+    "bridge",
+    "recovery",
+    "cockpit",
+    "demo",
+]
+MISTERSMITH_APPS: list[str] = env.list("MISTERSMITH_APPS", default=[])
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "django_celery_beat",
+    "config.apps.SettingsConfig",
+    *ROOMS,
+    *MISTERSMITH_APPS,
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# -- servers ------------------------------------------------------------------------------------------------
+_URL_HINT = "use postgresql://user:password@host:port/database, or unset it to use the embedded server"
+DATABASES = {
+    "default": read(
+        env.db_url, "DATABASE_URL", "postgresql://mistersmith@127.0.0.1:5432/mistersmith", _URL_HINT
+    )
+}
+DATABASES["default"].update(
+    CONN_MAX_AGE=integer("MISTERSMITH_CONN_MAX_AGE_SECONDS", 60, 0, 86_400),
+    CONN_HEALTH_CHECKS=True,
+)
+DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+NATS_URL: str = env.str("NATS_URL", default="nats://127.0.0.1:4222")
+CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="redis://127.0.0.1:6379/0")
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# -- Celery -------------------------------------------------------------------------------------------------
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
+CELERY_TASK_DEFAULT_QUEUE = "mistersmith"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TIMEZONE = "UTC"
+
+# -- bridge (design section 5) ------------------------------------------------------------------------------
+BRIDGE_POLL_MS = integer("MISTERSMITH_BRIDGE_POLL_MS", 50, 5, 10_000)
+BRIDGE_MIN_GAP_MS = integer("MISTERSMITH_BRIDGE_MIN_GAP_MS", 10, 0, 1_000)
+BRIDGE_FAST_PATH_WAIT_MS = integer("MISTERSMITH_BRIDGE_FAST_PATH_WAIT_MS", 50, 1, 1_000)
+NATS_REPLICAS = integer("MISTERSMITH_NATS_REPLICAS", 3, 1, 5)
+
+# -- time, language, files ----------------------------------------------------------------------------------
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / ".static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEBUG
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+
+# -- security -----------------------------------------------------------------------------------------------
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_REDIRECT_URL = "admin:index"
+LOGIN_URL = "admin:login"
+SESSION_COOKIE_NAME = "mistersmith_session"
+CSRF_COOKIE_NAME = "mistersmith_csrf"
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+if PRODUCTION:
+    SECURE_SSL_REDIRECT = boolean("SECURE_SSL_REDIRECT", True)
+    SECURE_HSTS_SECONDS = integer("SECURE_HSTS_SECONDS", 31_536_000, 0, 63_072_000)
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+    if boolean("MISTERSMITH_BEHIND_PROXY", False):
+        SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+# -- logging ------------------------------------------------------------------------------------------------
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO").upper()},
+}
