@@ -35,7 +35,7 @@ class OperatorCommand(BaseCommand):
     """A command made of verbs. A subclass adds them in `add_verbs`; each names a function that takes the
     parsed options as keywords and returns an `Answer`."""
 
-    requires_system_checks: list[str] = []  # type: ignore[assignment]
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object")
