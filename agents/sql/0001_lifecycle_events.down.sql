@@ -1,0 +1,1 @@
+DROP TABLE agents.lifecycle_events;

@@ -1,0 +1,2 @@
+DROP TABLE agents.state;
+DROP FUNCTION agents.bump_state();

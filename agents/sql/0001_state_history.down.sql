@@ -1,0 +1,1 @@
+DROP TABLE agents.state_history;

@@ -1,0 +1,208 @@
+"""The queue, its dependencies and its history (guide 9.2, schema `tasks`)."""
+
+from datetime import timedelta
+
+from django.db import models
+from django.db.models.functions import Now
+
+from agents.models import Agent
+from partitions.declare import by_list, by_time
+from pg.fields import EnumField
+from pg.uuid7 import uuid7
+
+
+class TaskStatus(models.TextChoices):
+    """pending: blocked or scheduled; queued: ready; running: leased. Allowed moves: tasks.status_transitions."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TaskPriority(models.TextChoices):
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    URGENT = "urgent"
+    CRITICAL = "critical"
+
+
+class TaskIdentity(models.Model):
+    """One row per task over all types: what parents and dependencies point to. Kept by triggers."""
+
+    task_id = models.UUIDField(primary_key=True)
+    task_type = models.CharField(max_length=100)
+
+    class Meta:
+        db_table = '"tasks"."identity"'
+        verbose_name_plural = "task identities"
+
+    def __str__(self) -> str:
+        return f"{self.task_type} {self.task_id}"
+
+
+class Task(models.Model):
+    """A piece of the agents' work. `attempt` counts claims; with `worker` and `lease_until` it fences late writers."""
+
+    partitioning = by_list("task_type", unique_key=("task_id", "task_type"))
+
+    task_id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    task_type = models.CharField(max_length=100)
+    task_name = models.CharField(max_length=255, null=True, blank=True)
+    assigned_agent = models.ForeignKey(
+        Agent,
+        models.DO_NOTHING,
+        null=True,
+        blank=True,
+        db_column="assigned_agent_id",
+        related_name="assigned_tasks",
+    )
+    created_by_agent = models.ForeignKey(
+        Agent,
+        models.DO_NOTHING,
+        null=True,
+        blank=True,
+        db_column="created_by_agent_id",
+        related_name="created_tasks",
+    )
+    parent = models.ForeignKey(
+        TaskIdentity,
+        models.DO_NOTHING,
+        null=True,
+        blank=True,
+        db_column="parent_task_id",
+        related_name="children",
+    )
+    payload = models.JSONField(default=dict, blank=True)
+    configuration = models.JSONField(default=dict, blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    status = EnumField(
+        type_name="task_status_type", choices=TaskStatus, default=TaskStatus.PENDING, editable=False
+    )
+    status_reason = models.TextField(null=True, blank=True, editable=False)
+    priority = EnumField(type_name="task_priority_type", choices=TaskPriority, default=TaskPriority.NORMAL)
+    scheduled_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, editable=False)
+    completed_at = models.DateTimeField(null=True, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    max_execution_time = models.DurationField(default=timedelta(hours=1))
+    max_retries = models.IntegerField(default=3)
+    retry_count = models.IntegerField(default=0, editable=False)
+    attempt = models.IntegerField(default=0, editable=False)
+    worker = models.UUIDField(null=True, editable=False)
+    lease_until = models.DateTimeField(null=True, editable=False)
+    blocked_by = models.IntegerField(default=0, editable=False)
+    unique_key = models.CharField(max_length=255, null=True, blank=True)
+    concurrency_key = models.CharField(max_length=255, null=True, blank=True)
+    progress = models.JSONField(null=True, editable=False)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = '"tasks"."queue"'
+
+    def __str__(self) -> str:
+        return self.task_name or f"{self.task_type} {self.task_id}"
+
+
+class Dependency(models.Model):
+    """`task` waits for `depends_on`. `released_at` None: it still blocks."""
+
+    class Kind(models.TextChoices):
+        COMPLETION = "completion"
+        START = "start"
+        DATA = "data"
+        RESOURCE = "resource"
+
+    dependency_id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    task = models.ForeignKey(
+        TaskIdentity, models.DO_NOTHING, db_column="task_id", related_name="dependencies"
+    )
+    depends_on = models.ForeignKey(
+        TaskIdentity, models.DO_NOTHING, db_column="depends_on_task_id", related_name="dependents"
+    )
+    dependency_type = models.CharField(max_length=50, choices=Kind, default=Kind.COMPLETION)
+    released_at = models.DateTimeField(null=True, editable=False)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = '"tasks"."dependencies"'
+        verbose_name_plural = "dependencies"
+
+    def __str__(self) -> str:
+        return f"{self.task_id} waits for {self.depends_on_id}"
+
+
+class Execution(models.Model):
+    """One attempt at a task by one worker process. Outlives its task. Partitioned by the day in `execution_id`."""
+
+    partitioning = by_time("execution_id")
+
+    execution_id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    task = models.ForeignKey(
+        Task, models.DO_NOTHING, db_column="task_id", db_constraint=False, related_name="executions"
+    )
+    agent = models.ForeignKey(Agent, models.DO_NOTHING, db_column="agent_id", related_name="executions")
+    execution_attempt = models.IntegerField(default=1)
+    started_at = models.DateTimeField(db_default=Now())
+    completed_at = models.DateTimeField(null=True)
+    status = EnumField(type_name="task_status_type", choices=TaskStatus, default=TaskStatus.RUNNING)
+    result = models.JSONField(null=True)
+    error_message = models.TextField(null=True)
+    error_details = models.JSONField(null=True)
+    cpu_time_ms = models.BigIntegerField(null=True)
+    memory_peak_mb = models.IntegerField(null=True)
+    io_operations = models.BigIntegerField(null=True)
+
+    class Meta:
+        db_table = '"tasks"."executions"'
+
+    def __str__(self) -> str:
+        return f"attempt {self.execution_attempt} of {self.task_id}"
+
+
+class TaskType(models.Model):
+    """A registered type; `partition_name` is its leaf of tasks.queue, `options` what its handler declares."""
+
+    task_type = models.CharField(max_length=100, primary_key=True)
+    partition_name = models.CharField(max_length=127)
+    options = models.JSONField(default=dict)
+    registered_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = '"tasks"."types"'
+
+    def __str__(self) -> str:
+        return self.task_type
+
+
+class UniqueKey(models.Model):
+    """A key that an open task holds."""
+
+    unique_key = models.CharField(max_length=255, primary_key=True)
+    task = models.ForeignKey(TaskIdentity, models.DO_NOTHING, db_column="task_id", related_name="unique_keys")
+
+    class Meta:
+        db_table = '"tasks"."unique_keys"'
+
+    def __str__(self) -> str:
+        return self.unique_key
+
+
+class Pause(models.Model):
+    """A paused task type: nothing of it is claimed while the row is here."""
+
+    task_type = models.CharField(max_length=100, primary_key=True)
+    reason = models.TextField(blank=True, default="")
+    paused_by = models.CharField(max_length=150, blank=True, default="")
+    paused_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = '"tasks"."pauses"'
+
+    def __str__(self) -> str:
+        return self.task_type

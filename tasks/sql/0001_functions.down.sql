@@ -1,0 +1,4 @@
+DELETE FROM partitions.policies WHERE table_name = 'tasks.executions';
+DROP TRIGGER free_unique_key ON tasks.queue;
+DROP FUNCTION tasks.free_unique_key();
+DROP FUNCTION partitions.create_task_type_partition(text, text);
