@@ -1,7 +1,7 @@
 """One settings module for every process; it works with no settings at all. `docs/settings.md` lists the variables."""
 
 from config import env as _env
-from config.env import BASE_DIR, boolean, env, integer, read, secret_key
+from config.env import boolean, env, integer, read, secret_key
 
 MISTERSMITH_HOME = _env.HOME
 
@@ -107,7 +107,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en-us"
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / ".static"
+STATIC_ROOT = MISTERSMITH_HOME / "static"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {

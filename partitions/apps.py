@@ -3,3 +3,8 @@ from django.apps import AppConfig
 
 class PartitionsConfig(AppConfig):
     name = "partitions"
+
+    def ready(self) -> None:
+        from partitions.checks import register
+
+        register()

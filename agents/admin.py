@@ -1,0 +1,133 @@
+"""The cockpit's view of agents."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from agents.checkpoints import create_checkpoint, roll_back
+from agents.models import Agent, AgentState, Checkpoint, Heartbeat, LifecycleEvent, StateHistory, TypeSettings
+from agents.registry import resume_agent, suspend_agent, terminate_agent
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, TimeWindowFilter
+from pg.errors import MisterSmithError
+
+
+@admin.register(Agent)
+class AgentAdmin(BigTableAdmin):
+    list_display = ["agent_name", "agent_type", "status", "liveness", "last_heartbeat", "epoch", "created_at"]
+    list_filter = ["status", "liveness", "agent_type"]
+    search_fields = ["agent_name"]
+    readonly_fields = [
+        "agent_id",
+        "status",
+        "liveness",
+        "epoch",
+        "created_at",
+        "updated_at",
+        "last_heartbeat",
+    ]
+    raw_id_fields = ["parent"]
+    ordering = ["-agent_id"]
+    actions = ["suspend", "resume", "terminate", "checkpoint"]
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # history points to it: terminate it instead
+
+    @admin.action(description="Suspend", permissions=["change"])
+    def suspend(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
+        self._move_each(request, queryset, suspend_agent)
+
+    @admin.action(description="Resume", permissions=["change"])
+    def resume(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
+        self._move_each(request, queryset, resume_agent)
+
+    @admin.action(description="Terminate", permissions=["change"])
+    def terminate(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
+        self._move_each(request, queryset, terminate_agent)
+
+    @admin.action(description="Save a checkpoint", permissions=["change"])
+    def checkpoint(self, request: HttpRequest, queryset: QuerySet[Agent]) -> None:
+        for agent in queryset:
+            made = create_checkpoint(agent.pk, trigger_event="operator")
+            self.log_change(request, agent, f"checkpoint {made.pk}")
+        self.message_user(request, "Saved.")
+
+    def _move_each(self, request: HttpRequest, queryset: QuerySet[Agent], move: Any) -> None:
+        for agent in queryset:
+            try:
+                moved = move(agent.pk, actor=request.user.get_username(), reason="admin")
+            except MisterSmithError as error:
+                self.message_user(request, f"{error}. {error.hint}", messages.ERROR)
+            else:
+                self.log_change(request, moved, f"status {moved.status}")
+                self.message_user(request, f"{moved.agent_name} is {moved.status}.")
+
+
+@admin.register(AgentState)
+class AgentStateAdmin(BigTableAdmin):
+    list_display = ["state_key", "agent", "version", "updated_at", "expires_at"]
+    list_select_related = ["agent"]
+    search_fields = ["state_key"]
+    raw_id_fields = ["agent"]
+    readonly_fields = [
+        "state_id",
+        "version",
+        "checksum",
+        "kv_epoch",
+        "kv_revision",
+        "created_at",
+        "updated_at",
+    ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return [*self.readonly_fields, "agent", "state_key"] if obj else self.readonly_fields
+
+
+@admin.register(Checkpoint)
+class CheckpointAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["checkpoint_id", "agent", "checkpoint_name", "trigger_event", "kv_revision", "created_at"]
+    list_select_related = ["agent"]
+    search_fields = ["checkpoint_name"]
+    ordering = ["-checkpoint_id"]
+    actions = ["restore"]
+
+    @admin.action(description="Put the agent's state back to this", permissions=["change_agent"])
+    def restore(self, request: HttpRequest, queryset: QuerySet[Checkpoint]) -> None:
+        if queryset.count() != 1:
+            self.message_user(request, "Choose one checkpoint.", messages.ERROR)
+            return
+        chosen = queryset.get()
+        keys = roll_back(chosen.agent_id, chosen)
+        self.log_change(request, chosen, f"rolled agent {chosen.agent_id} back, {keys} keys")
+        self.message_user(request, f"{keys} keys put back, under a new epoch.")
+
+    def has_change_agent_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("agents.change_agent")
+
+
+@admin.register(LifecycleEvent)
+class LifecycleEventAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["created_at", "agent", "event_type", "previous_status", "new_status", "triggered_by"]
+    list_filter = [TimeWindowFilter, "event_type"]
+    list_select_related = ["agent", "triggered_by"]
+    ordering = ["-event_id"]
+
+
+@admin.register(StateHistory)
+class StateHistoryAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["changed_at", "agent", "state_key", "version"]
+    list_filter = [TimeWindowFilter]
+    list_select_related = ["agent"]
+    ordering = ["-history_id"]
+
+
+@admin.register(Heartbeat)
+class HeartbeatAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["agent", "last_heartbeat"]
+    list_select_related = ["agent"]
+
+
+@admin.register(TypeSettings)
+class TypeSettingsAdmin(admin.ModelAdmin):
+    list_display = ["agent_type", "keep_state_history", "suspect_after_seconds", "lost_after_seconds"]

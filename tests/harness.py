@@ -1,0 +1,132 @@
+"""Pytest plugin: the three real servers, once per run, before Django reads its settings.
+
+The first process starts PostgreSQL, nats-server and Valkey in a home of its own below the temporary folder, on free
+ports, and names them in the environment; what `make up` runs beside it stays untouched. Each xdist worker
+uses that PostgreSQL (with databases of its own), takes one of Valkey's databases, and starts a nats-server of its
+own, for streams have one name space. Everything stops with the run, also when the run is killed (see leash.py).
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cockpit.servers import Nats, Postgres, Running, Valkey
+
+PREFIX = f"mistersmith-test-{os.getuid()}-"
+VARIABLES = ("MISTERSMITH_HOME", "DATABASE_URL", "NATS_URL", "CELERY_BROKER_URL")
+# what a developer's shell may have set must not reach the tests
+FOREIGN = re.compile(
+    "^(MISTERSMITH_|REPLICA_URLS|BACKGROUND_DATABASE_URL|ANALYTICS_DATABASE_URL|DEBUG$|PRODUCTION$|SECRET_KEY$)"
+)
+# nothing here must survive a power cut
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum_naptime": "10min"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    options = early_config.known_args_namespace
+    if options.help or options.version:
+        return
+    with ExitStack() as stack:
+        if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+            join_servers(stack, int(worker.removeprefix("gw")))
+        else:
+            start_servers(stack)
+        early_config.add_cleanup(stack.pop_all().close)
+
+
+def start_servers(stack: ExitStack) -> None:
+    end_on_signal()
+    for name in [name for name in os.environ if FOREIGN.match(name) and name != "MISTERSMITH_POSTGRES_USER"]:
+        del os.environ[name]
+    home = make_home(stack)
+    postgres = stack.enter_context(Running(Postgres(home, settings=FAST)))
+    nats = stack.enter_context(Running(Nats(home)))
+    valkey = stack.enter_context(Running(Valkey(home)))
+    urls = (str(home), postgres.server.url(), nats.server.url(), valkey.server.url())
+    os.environ.update(zip(VARIABLES, urls, strict=True))
+
+
+def join_servers(stack: ExitStack, number: int) -> None:
+    home = Path(os.environ["MISTERSMITH_HOME"])
+    own = home / f"gw{number}"
+    own.mkdir(mode=0o711, exist_ok=True)
+    os.environ["NATS_URL"] = stack.enter_context(Running(Nats(own))).server.url()
+    os.environ["CELERY_BROKER_URL"] = Valkey(home).url(database=number % 15 + 1)
+
+
+def end_on_signal() -> None:
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, so that everything is put away."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+
+
+# -- homes --------------------------------------------------------------------------------------------------
+def make_home(stack: ExitStack) -> Path:
+    """Make a home that PostgreSQL's user can enter, thrown away at the end; sweep those of killed runs."""
+    temporary = Path(tempfile.gettempdir())
+    for old in temporary.glob(f"{PREFIX}*"):
+        remove_abandoned(old)
+    home = Path(tempfile.mkdtemp(prefix=PREFIX))
+    stack.callback(shutil.rmtree, home, ignore_errors=True)
+    home.chmod(0o711)
+    lock = stack.enter_context((home / "run.lock").open("w"))
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return home
+
+
+def remove_abandoned(home: Path) -> None:
+    """Remove the home of a run that was killed: nobody holds its lock."""
+    with suppress(OSError), (home / "run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+# -- what was not run ---------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """With REQUIRE_ALL=1 a skipped test has failed: it was to run here."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and requires_all():
+        report.outcome = "failed"
+        report.longrepr = f"REQUIRE_ALL=1: {item.nodeid} was not run: {reason_of(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    report = yield
+    if report.skipped and requires_all():
+        report.outcome = "failed"
+        report.longrepr = f"REQUIRE_ALL=1: {collector.nodeid} was not run: {reason_of(report)}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = sorted({reason_of(report) for report in reports})
+    terminalreporter.write_line(f"not run: {len(reports)} ({'; '.join(reasons) or 'everything ran'})")
+
+
+def reason_of(report: Any) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+def requires_all() -> bool:
+    return os.environ.get("REQUIRE_ALL", "") not in ("", "0")
