@@ -9,11 +9,13 @@ import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import environ
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+
+TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
 
 env = environ.Env()
 HOME = Path(env.str("MISTERSMITH_HOME", default=str(BASE_DIR / ".mistersmith"))).resolve()
@@ -27,27 +29,36 @@ def read(kind: Callable[..., Any], name: str, default: Any, hint: str) -> Any:
     try:
         return kind(name, default=default)
     except (ValueError, TypeError, environ.ImproperlyConfigured) as error:
-        print(f"{name}={env.str(name, default='')!r}: {error}\nHINT: {hint}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from error
+        refuse(name, repr(env.str(name, default="")), str(error), hint)
+
+
+def refuse(name: str, value: object, why: str, hint: str) -> NoReturn:
+    """End the process: one line that names the variable, a HINT, exit code 2."""
+    print(f"{name}={value}: {why}\nHINT: {hint}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2)
+
+
+def database(name: str, default: str) -> dict[str, Any]:
+    """Return variable `name`, a PostgreSQL URL, as Django's DATABASES entry."""
+    hint = "use postgresql://user:password@host:port/database, or unset it to use the embedded server"
+    entry: dict[str, Any] = read(env.db_url, name, default, hint)
+    if entry.get("ENGINE") != "django.db.backends.postgresql" or not entry.get("NAME"):
+        scheme = env.str(name, default="").partition(":")[0]
+        refuse(name, f"{scheme}:...", "not the URL of a PostgreSQL database", hint)
+    return entry
 
 
 def boolean(name: str, default: bool) -> bool:
     value = env.str(name, default=str(default)).strip().lower()
-    if value in ("1", "true", "yes", "on"):
-        return True
-    if value in ("0", "false", "no", "off", ""):
-        return False
-    print(f"{name}={value!r}: not a boolean\nHINT: use true or false", file=sys.stderr)  # noqa: T201
-    raise SystemExit(2)
+    if value not in TRUE | FALSE:
+        refuse(name, repr(value), "not a boolean", "use true or false")
+    return value in TRUE
 
 
 def integer(name: str, default: int, minimum: int, maximum: int) -> int:
     value: int = read(env.int, name, default, f"use a whole number from {minimum} to {maximum}")
     if not minimum <= value <= maximum:
-        print(  # noqa: T201
-            f"{name}={value}: must be {minimum} to {maximum}\nHINT: change it or unset it", file=sys.stderr
-        )
-        raise SystemExit(2)
+        refuse(name, value, f"must be {minimum} to {maximum}", "change it or unset it")
     return value
 
 

@@ -1,7 +1,7 @@
 """One settings module for every process; it works with no settings at all. `docs/settings.md` lists the variables."""
 
 from config import env as _env
-from config.env import boolean, env, integer, read, secret_key
+from config.env import boolean, database, env, integer, secret_key
 
 MISTERSMITH_HOME = _env.HOME
 
@@ -12,6 +12,7 @@ ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 WEB_BIND: str = env.str("MISTERSMITH_WEB_BIND", default="127.0.0.1")
 WEB_PORT = integer("MISTERSMITH_WEB_PORT", 8000, 1, 65535)
+START_SECONDS = integer("MISTERSMITH_START_SECONDS", 60, 1, 3600)  # `up` waits that long for each process
 
 # rooms, as strings: nothing imports config
 ROOMS = [
@@ -71,12 +72,7 @@ TEMPLATES = [
 ]
 
 # -- servers ------------------------------------------------------------------------------------------------
-_URL_HINT = "use postgresql://user:password@host:port/database, or unset it to use the embedded server"
-DATABASES = {
-    "default": read(
-        env.db_url, "DATABASE_URL", "postgresql://mistersmith@127.0.0.1:5432/mistersmith", _URL_HINT
-    )
-}
+DATABASES = {"default": database("DATABASE_URL", "postgresql://mistersmith@127.0.0.1:5432/mistersmith")}
 DATABASES["default"].update(
     CONN_MAX_AGE=integer("MISTERSMITH_CONN_MAX_AGE_SECONDS", 60, 0, 86_400),
     CONN_HEALTH_CHECKS=True,
