@@ -3,7 +3,6 @@
 Never use `date_hierarchy` on such a table (DISTINCT over every row); use `TimeWindowFilter`.
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -13,6 +12,7 @@ from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db import connections
 from django.db.models import Model, QuerySet
+from django.db.models.expressions import Combinable
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -29,21 +29,22 @@ WHERE c.relkind IN ('r', 'm')
 
 
 class EstimatedPaginator(Paginator):
-    """A paginator that never counts more than EXACT_LIMIT rows.
+    """A paginator that never counts more than EXACT_LIMIT rows (or one page, if that is longer).
 
-    `count` is the planner's estimate where nothing is filtered and the estimate is above EXACT_LIMIT; else the
-    exact count, at most EXACT_LIMIT + 1. So it may say too much (an empty last page), but a table with more rows
+    `count` is the planner's estimate where nothing is filtered and the estimate is above that limit; else the
+    exact count, at most the limit + 1. So it may say too much (an empty last page), but a table with more rows
     than a page never looks as if it fitted on one: Django's ChangeList would then load all of it.
     """
 
     @cached_property
     def count(self) -> int:
         rows = cast("QuerySet[Any]", self.object_list)
+        limit = max(EXACT_LIMIT, self.per_page)
         if not rows.query.where:
             estimate = estimate_rows(rows)
-            if estimate > EXACT_LIMIT:
+            if estimate > limit:
                 return estimate
-        return rows.order_by()[: EXACT_LIMIT + 1].count()
+        return rows.order_by()[: limit + 1].count()
 
 
 def estimate_rows(rows: QuerySet[Any]) -> int:
@@ -68,7 +69,7 @@ class BigTableAdmin(admin.ModelAdmin):
     show_full_result_count = False
     list_per_page = 50
     list_max_show_all = 200
-    ordering: ClassVar[list[str] | tuple[str, ...]] = ("-pk",)
+    ordering: ClassVar[list[str | Combinable] | tuple[str | Combinable, ...]] = ("-pk",)
     sortable_by: ClassVar[list[str] | tuple[str, ...]] = ()  # a click on a column head would sort every row
     search_fields: ClassVar[list[str] | tuple[str, ...]] = ("pk",)
     search_help_text = "Paste a whole id."

@@ -1,0 +1,1 @@
+DELETE FROM partitions.policies WHERE table_name IN ('messages.log', 'messages.deliveries');

@@ -1,0 +1,2 @@
+DROP TABLE sessions.active;
+DROP FUNCTION sessions.token_id(bytea);
