@@ -1,11 +1,25 @@
 """The Celery application. Jobs are found in each room's `jobs.py`, task handlers in `handlers.py`."""
 
 import os
+from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 app = Celery("mistersmith")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(related_name="jobs")
+
+
+@signals.task_prerun.connect(weak=False)
+@signals.task_postrun.connect(weak=False)
+def keep_connections_fresh(sender: Any, **_: Any) -> None:
+    """Around each job do what Django does around each request: drop connections that are broken or too old.
+
+    Celery's own way is to close them each time, which costs more than a short job does; CELERY_DB_REUSE_MAX ends that.
+    """
+    from django.db import close_old_connections
+
+    if not sender.request.is_eager:  # called inside somebody's transaction
+        close_old_connections()

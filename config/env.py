@@ -68,15 +68,24 @@ def secret_key() -> str:
     if given:
         return given
     path = HOME / "secret_key"
-    if not path.is_file():
-        HOME.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fresh = path.with_name(f"secret_key.{secrets.token_hex(4)}")
-        fresh.touch(mode=0o600)
+    try:
+        if not path.is_file():
+            make_secret_key(path)
+        return path.read_text()
+    except OSError as error:
+        hint = "set MISTERSMITH_HOME to a directory that we may write, on a disk with room, or set SECRET_KEY"
+        refuse("MISTERSMITH_HOME", HOME, f"{path}: {error.strerror}", hint)
+
+
+def make_secret_key(path: Path) -> None:
+    """Write a new key to `path`; two processes at once: the first one's key stays."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    fresh = path.with_name(f"secret_key.{secrets.token_hex(4)}")
+    fresh.touch(mode=0o600)
+    try:
         fresh.write_text(secrets.token_urlsafe(64))
-        try:
-            path.hardlink_to(fresh)  # two processes at once: the first one's key stays
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    return path.read_text()
+        path.hardlink_to(fresh)
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()

@@ -12,6 +12,7 @@ ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 WEB_BIND: str = env.str("MISTERSMITH_WEB_BIND", default="127.0.0.1")
 WEB_PORT = integer("MISTERSMITH_WEB_PORT", 8000, 1, 65535)
+ADMIN_USER: str = env.str("MISTERSMITH_ADMIN_USER", default="admin")  # made at the first start
 START_SECONDS = integer("MISTERSMITH_START_SECONDS", 60, 1, 3600)  # `up` waits that long for each process
 
 # rooms, as strings: nothing imports config
@@ -87,10 +88,17 @@ CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
+# short: a broker that does not answer must not hold anybody up (the worker's own reads wait 1 s at most)
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "socket_connect_timeout": 2, "socket_timeout": 5}
+CELERY_BROKER_CONNECTION_TIMEOUT = 2
+CELERY_DB_REUSE_MAX = 1_000_000_000  # connections live as long as Django's own, see config/celery.py
 CELERY_TASK_DEFAULT_QUEUE = "mistersmith"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
+
+# -- tasks (design section 6) -------------------------------------------------------------------------------
+TASKS_LEASE_SECONDS = integer("MISTERSMITH_TASKS_LEASE_SECONDS", 60, 2, 3600)
+TASKS_GRACE_SECONDS = integer("MISTERSMITH_TASKS_GRACE_SECONDS", 10, 1, 600)
 
 # -- bridge (design section 5) ------------------------------------------------------------------------------
 BRIDGE_POLL_MS = integer("MISTERSMITH_BRIDGE_POLL_MS", 50, 5, 10_000)

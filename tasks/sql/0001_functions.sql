@@ -38,6 +38,26 @@ END $$;
 
 SELECT partitions.copy_statement_triggers('tasks.queue', 'tasks.queue_default');
 
+-- A key is taken when its task is inserted or opened again, by whatever client. Enqueuing takes it beforehand.
+CREATE FUNCTION tasks.take_unique_key() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE v_holder uuid;
+BEGIN
+  INSERT INTO tasks.unique_keys (unique_key, task_id) VALUES (NEW.unique_key, NEW.task_id)
+  ON CONFLICT (unique_key) DO NOTHING;
+  SELECT k.task_id INTO v_holder FROM tasks.unique_keys k WHERE k.unique_key = NEW.unique_key;
+  IF v_holder IS DISTINCT FROM NEW.task_id THEN
+    RAISE EXCEPTION 'unique key % is held by task %', NEW.unique_key, v_holder
+      USING ERRCODE = 'unique_violation', CONSTRAINT = 'unique_key_is_free', SCHEMA = 'tasks', TABLE = 'queue';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER take_unique_key AFTER INSERT ON tasks.queue
+  FOR EACH ROW WHEN (NEW.unique_key IS NOT NULL AND NEW.completed_at IS NULL)
+  EXECUTE FUNCTION tasks.take_unique_key();
+CREATE TRIGGER retake_unique_key AFTER UPDATE OF status ON tasks.queue
+  FOR EACH ROW WHEN (NEW.completed_at IS NULL AND OLD.completed_at IS NOT NULL AND NEW.unique_key IS NOT NULL)
+  EXECUTE FUNCTION tasks.take_unique_key();
+
 -- A key is free again when its task ends.
 CREATE FUNCTION tasks.free_unique_key() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

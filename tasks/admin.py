@@ -1,0 +1,197 @@
+"""The cockpit's view of the queue and its history."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, TimeWindowFilter
+from pg.errors import MisterSmithError
+from tasks.claim import cancel
+from tasks.control import retry
+from tasks.models import (
+    Dependency,
+    Execution,
+    Pause,
+    Task,
+    TaskIdentity,
+    TaskPriority,
+    TaskStatus,
+    TaskType,
+    UniqueKey,
+)
+
+
+class TypeFilter(admin.SimpleListFilter):
+    """Registered types: a list of the types that occur would read every row."""
+
+    title = "type"
+    parameter_name = "task_type"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, name) for name in TaskType.objects.order_by("pk").values_list("pk", flat=True)[:200]]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(task_type=self.value()) if self.value() else queryset
+
+
+class StatusFilter(admin.SimpleListFilter):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(value), str(label)) for value, label in TaskStatus.choices]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(status=self.value()) if self.value() in TaskStatus.values else queryset
+
+
+class PriorityFilter(StatusFilter):
+    title = "priority"
+    parameter_name = "priority"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(value), str(label)) for value, label in TaskPriority.choices]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(priority=self.value()) if self.value() in TaskPriority.values else queryset
+
+
+@admin.register(Task)
+class TaskAdmin(BigTableAdmin):
+    list_display = [
+        "task_id",
+        "task_type",
+        "task_name",
+        "status",
+        "priority",
+        "attempt",
+        "created_at",
+        "attempts",
+    ]
+    list_filter = [StatusFilter, TypeFilter, PriorityFilter, TimeWindowFilter]
+    ordering = ["-task_id"]
+    raw_id_fields = ["assigned_agent", "created_by_agent", "parent"]
+    readonly_fields = [
+        "task_id",
+        "status",
+        "status_reason",
+        "started_at",
+        "completed_at",
+        "retry_count",
+        "attempt",
+        "worker",
+        "lease_until",
+        "blocked_by",
+        "progress",
+        "created_at",
+        "updated_at",
+        "attempts",
+    ]
+    actions = ["cancel_selected", "retry_selected"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        fixed = ["task_type", "payload", "unique_key", "parent"]
+        return [*self.readonly_fields, *fixed] if obj else self.readonly_fields
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # cancel it instead; retention removes finished ones
+
+    @admin.display(description="attempts")
+    def attempts(self, task: Task) -> str:
+        url = reverse("admin:tasks_execution_changelist")
+        return format_html('<a href="{}?task_id__exact={}">attempts</a>', url, task.pk)
+
+    @admin.action(description="Cancel", permissions=["change"])
+    def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Task]) -> None:
+        self._steer(request, queryset, cancel, "cancelled")
+
+    @admin.action(description="Retry failed and cancelled ones", permissions=["change"])
+    def retry_selected(self, request: HttpRequest, queryset: QuerySet[Task]) -> None:
+        self._steer(request, queryset, retry, "retried")
+
+    def _steer(self, request: HttpRequest, queryset: QuerySet[Task], change: Any, done: str) -> None:
+        chosen = {task.pk: task for task in queryset}
+        try:
+            moved = change(chosen, f"{done} by {request.user.get_username()}")
+        except MisterSmithError as error:
+            self.message_user(request, f"{error}. {error.hint}", messages.ERROR)
+            return
+        for task_id in moved:
+            self.log_change(request, chosen[task_id], done)
+        left = len(chosen) - len(moved)
+        text = f"{len(moved)} {done}" + (f"; {left} were not in a state for that" if left else "")
+        self.message_user(request, text, messages.WARNING if left else messages.SUCCESS)
+
+
+@admin.register(Execution)
+class ExecutionAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = [
+        "execution_id",
+        "task_id",
+        "execution_attempt",
+        "status",
+        "started_at",
+        "completed_at",
+        "agent",
+    ]
+    list_filter = [StatusFilter, TimeWindowFilter]
+    list_select_related = ["agent"]
+    ordering = ["-execution_id"]
+    uuid_search_fields = ["pk", "task_id"]
+    search_help_text = "Paste the id of an execution or of a task."
+    exclude = ["task"]
+    readonly_fields = ["task_link"]
+
+    def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
+        return lookup == "task_id__exact" or super().lookup_allowed(lookup, value, request)
+
+    @admin.display(description="task")
+    def task_link(self, execution: Execution) -> str:
+        """A task may be gone by now: its executions outlive it."""
+        url = reverse("admin:tasks_task_change", args=[execution.task_id])
+        return format_html('<a href="{}">{}</a>', url, execution.task_id)
+
+
+@admin.register(Dependency)
+class DependencyAdmin(BigTableAdmin):
+    list_display = ["task_id", "depends_on_id", "dependency_type", "released_at", "created_at"]
+    ordering = ["-dependency_id"]
+    raw_id_fields = ["task", "depends_on"]
+    readonly_fields = ["dependency_id", "released_at", "created_at"]
+    uuid_search_fields = ["pk", "task_id", "depends_on_id"]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # the counter of open dependencies is kept at insert
+
+
+@admin.register(TaskType)
+class TaskTypeAdmin(ReadOnlyAdmin):
+    list_display = ["task_type", "partition_name", "registered_at"]
+    search_fields = ["task_type"]
+
+
+@admin.register(Pause)
+class PauseAdmin(admin.ModelAdmin):
+    list_display = ["task_type", "reason", "paused_by", "paused_at"]
+    search_fields = ["task_type"]
+    readonly_fields = ["paused_by", "paused_at"]
+
+    def save_model(self, request: HttpRequest, obj: Pause, form: Any, change: bool) -> None:
+        obj.paused_by = obj.paused_by or request.user.get_username()
+        super().save_model(request, obj, form, change)
+
+
+@admin.register(UniqueKey)
+class UniqueKeyAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["unique_key", "task_id"]
+    search_fields = ["unique_key"]
+    uuid_search_fields = ["task_id"]
+
+
+@admin.register(TaskIdentity)
+class TaskIdentityAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["task_id", "task_type"]

@@ -1,0 +1,211 @@
+"""Claim tasks, and settle what was claimed: the same plain functions for every kind of worker.
+
+A claim leases a task to a worker (an agent's id) for `lease_seconds()`, renewed by `heartbeat_leases`. Whoever's lease
+ran out finds that finish, fail and progress change nothing and return that: `worker` and `attempt` fence late writers.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+
+from pg.queries import Queries
+from tasks import tickets
+from tasks.json import dump_json
+from tasks.leaves import leaf_of
+from tasks.registry import policy_of
+from tasks.signals import tasks_changed
+
+QUERIES = Queries("tasks")
+LEASE_MARGIN_SECONDS = 5.0  # the lease ends that much after the hard time-out, which is recorded first
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A task leased to `worker`. `attempt` counts claims from 1, `retry_count` the failures so far."""
+
+    task_id: UUID
+    task_type: str
+    worker: UUID
+    attempt: int
+    retry_count: int
+    payload: Any
+    execution_id: UUID
+    timeout_seconds: float
+
+    @property
+    def fence(self) -> dict[str, Any]:
+        return {
+            "task_id": self.task_id,
+            "task_type": self.task_type,
+            "worker": self.worker,
+            "attempt": self.attempt,
+        }
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an attempt used; None: not measured."""
+
+    cpu_time_ms: int | None = None
+    memory_peak_mb: int | None = None
+    io_operations: int | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt failed. `details` go into executions.error_details."""
+
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+    is_permanent: bool = False
+
+
+def lease_seconds() -> float:
+    """Return how long a lease holds without a heartbeat (setting TASKS_LEASE_SECONDS)."""
+    return float(getattr(settings, "TASKS_LEASE_SECONDS", 60))
+
+
+def grace_seconds() -> float:
+    """Return how long a handler has from the soft time-out to the hard one (setting TASKS_GRACE_SECONDS)."""
+    return float(getattr(settings, "TASKS_GRACE_SECONDS", 10))
+
+
+def lease_limits() -> dict[str, float]:
+    """Return what the statements that set leases need: a lease ends soon after the hard time-out, whatever happens."""
+    return {"lease_seconds": lease_seconds(), "grace_seconds": grace_seconds() + LEASE_MARGIN_SECONDS}
+
+
+def claim(task_type: str, worker: UUID, limit: int = 1) -> list[Claimed]:
+    """Lease up to `limit` ready tasks to agent `worker`, best priority first, then oldest; [] where there are none.
+
+    One statement. Leaves out paused types, expired tasks, and tasks assigned to another agent.
+    """
+    parameters = {"task_type": task_type, "worker": worker, **lease_limits()}
+    rows = QUERIES.run("claim", parameters, leaf=leaf_of(task_type), limit=int(limit))
+    claimed = [
+        Claimed(task_type=task_type, worker=worker, **{**row, "payload": json.loads(row["payload"])})
+        for row in rows
+    ]
+    announce(item.task_id for item in claimed)
+    return claimed
+
+
+def has_ready(task_type: str) -> bool:
+    """Tell whether a task of the type is ready for any worker. One index probe."""
+    return bool(QUERIES.run("has_ready", {"task_type": task_type}, leaf=leaf_of(task_type))[0]["found"])
+
+
+def finish(claimed: Claimed, result: Any, usage: Usage | None = None) -> bool:
+    """Complete the task and release what waits for it; return False, nothing changed, where it is not ours any more.
+
+    Raises ValueError for a result that JSON cannot hold.
+    """
+    parameters = {
+        **claimed.fence,
+        **vars(usage or Usage()),
+        "execution_id": claimed.execution_id,
+        "result": dump_json(result),
+    }
+    with transaction.atomic():
+        rows = QUERIES.run("finish", parameters, leaf=leaf_of(claimed.task_type))
+        if rows:
+            tickets.send_on_commit(rows[0]["next_types"])
+            announce([claimed.task_id])
+    return bool(rows)
+
+
+def finish_and_claim_next(
+    claimed: Claimed, result: Any, usage: Usage | None = None, limit: int = 1
+) -> tuple[bool, list[Claimed]]:
+    """`finish`, and `claim` for the same type and worker, in one transaction: one commit per task."""
+    with transaction.atomic():
+        return finish(claimed, result, usage), claim(claimed.task_type, claimed.worker, limit)
+
+
+def fail(claimed: Claimed, failure: Failure, usage: Usage | None = None) -> str:
+    """Record the failure; return the task's new status: `pending` or `queued` (tried again), `failed`, or `lost`.
+
+    `lost`: it is not ours any more, nothing was changed. It is tried again after the delay of the type's policy unless
+    the failure is permanent or the retries are spent.
+    """
+    delay = policy_of(claimed.task_type).delay_seconds(claimed.retry_count)
+    parameters = {
+        **vars(usage or Usage()),
+        "execution_id": claimed.execution_id,
+        "delay_seconds": delay,
+    }
+    return settle_failure({**claimed.fence, **parameters}, failure)
+
+
+def settle_failure(parameters: dict[str, Any], failure: Failure) -> str:
+    """Run the statement of `fail`; `parameters` has the fence, the usage, the delay and the execution (or None)."""
+    task_type: str = parameters["task_type"]
+    told = {
+        "may_retry": not failure.is_permanent,
+        "reason": failure.message,
+        "error_details": json.dumps(failure.details),
+    }
+    with transaction.atomic():
+        rows = QUERIES.run("fail", {**parameters, **told}, leaf=leaf_of(task_type))
+        status = str(rows[0]["status"]) if rows else "lost"
+        if status == "queued":
+            tickets.send_on_commit([task_type])
+        if rows:
+            announce([parameters["task_id"]])
+    return status
+
+
+def heartbeat_leases(worker: UUID, claimed: Iterable[Claimed]) -> set[UUID]:
+    """Renew the leases of a worker's tasks by one UPDATE; return the ids that are still its own.
+
+    An id that is missing was cancelled or taken over: its handler works for nothing. A lease never outlives
+    max_execution_time by more than the grace and a margin.
+    """
+    mine = list(claimed)
+    if not mine:
+        return set()
+    parameters = {
+        "worker": worker,
+        "task_ids": [item.task_id for item in mine],
+        "task_types": [item.task_type for item in mine],
+        "attempts": [item.attempt for item in mine],
+        **lease_limits(),
+    }
+    return {row["task_id"] for row in QUERIES.run("heartbeat_leases", parameters)}
+
+
+def is_mine(claimed: Claimed) -> bool:
+    """Tell whether the task is still leased to this attempt."""
+    return bool(QUERIES.run("is_mine", claimed.fence, leaf=leaf_of(claimed.task_type))[0]["found"])
+
+
+def set_progress(claimed: Claimed, percent: float | None, note: str) -> bool:
+    """Show how far the attempt is; return False, nothing changed, where the task is not ours any more."""
+    parameters = {**claimed.fence, "progress": dump_json({"percent": percent, "note": note})}
+    rows = QUERIES.run("set_progress", parameters, leaf=leaf_of(claimed.task_type))
+    announce(row["task_id"] for row in rows)
+    return bool(rows)
+
+
+def cancel(task_ids: Iterable[UUID], reason: str = "cancelled") -> list[UUID]:
+    """Cancel open tasks; return those that were. Finished and unknown ones are left as they are. Safe to repeat.
+
+    What waits for them is cancelled too. A running one's handler sees `is_cancelled()` and its late result changes
+    nothing; where it goes on for `grace_seconds()` after its worker noticed, its process is replaced.
+    """
+    with transaction.atomic():
+        rows = QUERIES.run("cancel", {"task_ids": sorted(set(task_ids)), "reason": reason})
+        cancelled: list[UUID] = [row["task_id"] for row in rows]
+        announce(cancelled)
+    return cancelled
+
+
+def announce(task_ids: Iterable[UUID]) -> None:
+    """Send `tasks_changed`; costs nothing where nobody listens."""
+    if tasks_changed.has_listeners() and (ids := list(task_ids)):
+        tasks_changed.send(None, task_ids=ids)

@@ -1,0 +1,67 @@
+"""What a handler is given."""
+
+import logging
+from typing import Any
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+
+from tasks.claim import Claimed, is_mine, set_progress
+from tasks.enqueue import enqueue
+
+
+class TaskContext:
+    """One attempt at a task. In async handlers use the methods that begin with `a`."""
+
+    def __init__(self, claimed: Claimed) -> None:
+        self._claimed = claimed
+        self.task_id: UUID = claimed.task_id
+        self.task_type: str = claimed.task_type
+        self.payload: Any = claimed.payload
+        self.attempt: int = claimed.attempt  # from 1
+        self.agent_id: UUID = claimed.worker  # the worker process, itself a registered agent
+        self.timeout_seconds: float = claimed.timeout_seconds
+        self.logger = logging.LoggerAdapter(
+            logging.getLogger(f"tasks.{claimed.task_type}"), {"task_id": str(claimed.task_id)}
+        )
+        self._is_lost = False
+
+    def lose(self) -> None:
+        """Note that the task was cancelled or taken over (called by the worker's heartbeat)."""
+        self._is_lost = True
+
+    def progress(self, percent: float | None = None, note: str = "") -> bool:
+        """Show how far the work is, 0 to 100; return False where the task is not ours any more. One statement."""
+        if percent is not None and not 0 <= percent <= 100:
+            raise ValueError(f"percent={percent}: must be 0 to 100")
+        return self._keep(set_progress(self._claimed, percent, note))
+
+    def heartbeat(self) -> bool:
+        """Return whether the task is still ours. One query. The worker renews the lease, no handler has to."""
+        return self._keep(is_mine(self._claimed))
+
+    def is_cancelled(self) -> bool:
+        """Tell whether the work is for nothing: cancelled, or taken over after a lost lease. One query."""
+        return not (not self._is_lost and self.heartbeat())
+
+    def spawn(self, task_type: str, payload: Any = None, **options: Any) -> UUID:
+        """Enqueue a child task; return its id. `options` as in `tasks.enqueue.enqueue`."""
+        return enqueue(
+            task_type, payload, **{"parent": self.task_id, "created_by_agent": self.agent_id, **options}
+        )
+
+    async def aprogress(self, percent: float | None = None, note: str = "") -> bool:
+        return await sync_to_async(self.progress)(percent, note)
+
+    async def aheartbeat(self) -> bool:
+        return await sync_to_async(self.heartbeat)()
+
+    async def ais_cancelled(self) -> bool:
+        return await sync_to_async(self.is_cancelled)()
+
+    async def aspawn(self, task_type: str, payload: Any = None, **options: Any) -> UUID:
+        return await sync_to_async(self.spawn)(task_type, payload, **options)
+
+    def _keep(self, is_ours: bool) -> bool:
+        self._is_lost = self._is_lost or not is_ours
+        return is_ours

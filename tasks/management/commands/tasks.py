@@ -1,0 +1,268 @@
+"""manage.py tasks: enqueue, list, show, cancel, retry, rerun, redrive, pause, resume, expire, stats, types."""
+
+import getpass
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.utils.dateparse import parse_datetime
+
+from operators.command import Answer, OperatorCommand
+from tasks import stats
+from tasks.claim import cancel
+from tasks.control import failed_tasks, get_task, pause, redrive, rerun, resume, retry
+from tasks.enqueue import TaskRefused, enqueue, parse_payload
+from tasks.leaves import leaf_of
+from tasks.models import Execution, Pause, Task, TaskPriority, TaskStatus, TaskType
+from tasks.registry import all_handlers
+from tasks.sweep import QUERIES, cancel_expired
+
+
+class Command(OperatorCommand):
+    help = "Put tasks into the queue, look at them and steer them."
+
+    def add_verbs(self) -> None:
+        add_enqueue(self)
+        parser = self.add_verb("list", list_tasks, "show tasks, newest first")
+        parser.add_argument("--type", dest="task_type")
+        parser.add_argument("--status", choices=TaskStatus.values)
+        parser.add_argument("--limit", type=positive, default=50)
+        parser = self.add_verb("show", show, "show a task and its attempts")
+        parser.add_argument("task_id", type=uuid_of)
+        for name, run, words in (
+            ("cancel", cancel_tasks, "cancel open tasks"),
+            ("retry", retry_tasks, "open failed or cancelled tasks again"),
+        ):
+            parser = self.add_verb(name, run, words)
+            parser.add_argument("task_ids", nargs="+", type=uuid_of, metavar="task_id")
+            parser.add_argument("--reason", default="")
+        parser = self.add_verb("rerun", rerun_task, "enqueue a copy of a task")
+        parser.add_argument("task_id", type=uuid_of)
+        parser.add_argument("--payload", help="JSON; that of the old task without it")
+        add_type_verbs(self)
+        self.add_verb("stats", show_stats, "figures about the queue, at bounded cost")
+        self.add_verb("types", list_types, "show task types with their handlers")
+
+
+def add_enqueue(command: OperatorCommand) -> None:
+    parser: ArgumentParser = command.add_verb("enqueue", enqueue_task, "put a task into the queue")
+    parser.add_argument("task_type")
+    parser.add_argument("payload", nargs="?", default="{}", help="JSON, {} without it")
+    parser.add_argument("--name")
+    parser.add_argument("--priority", choices=TaskPriority.values)
+    parser.add_argument("--scheduled-at", type=moment, help="not before, ISO 8601 with a time zone")
+    parser.add_argument("--expires-at", type=moment, help="cancelled when not started by then")
+    parser.add_argument("--depends-on", type=uuid_of, action="append", default=[], metavar="TASK_ID")
+    parser.add_argument("--parent", type=uuid_of)
+    parser.add_argument("--unique-key")
+    parser.add_argument("--assigned-agent", type=uuid_of)
+    parser.add_argument("--max-retries", type=int)
+    parser.add_argument("--timeout-seconds", type=float)
+    parser.add_argument(
+        "--any-type", action="store_true", help="also a type that no handler of this machine does"
+    )
+
+
+def add_type_verbs(command: OperatorCommand) -> None:
+    parser: ArgumentParser = command.add_verb(
+        "pause", pause_type, "let nothing of a type be claimed any more"
+    )
+    parser.add_argument("task_type")
+    parser.add_argument("--reason", default="")
+    parser = command.add_verb("resume", resume_type, "end a pause")
+    parser.add_argument("task_type")
+    parser = command.add_verb("redrive", redrive_tasks, "retry failed tasks, the oldest first")
+    parser.add_argument("--type", dest="task_type")
+    parser.add_argument("--limit", type=positive, default=1000)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done")
+    parser = command.add_verb("expire", expire, "cancel tasks that have not started by their expires_at")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done")
+
+
+# -- arguments ----------------------------------------------------------------------------------------------
+def uuid_of(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a UUID\nHINT: see `manage.py tasks list`") from None
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def moment(text: str) -> datetime:
+    """Read an ISO 8601 moment with a time zone."""
+    try:
+        found = parse_datetime(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+    if found is None or found.tzinfo is None:
+        raise ArgumentTypeError("must be ISO 8601 with a time zone, for instance 2026-03-01T12:00:00Z")
+    return found
+
+
+# -- verbs --------------------------------------------------------------------------------------------------
+def row_of(task: Task) -> dict[str, Any]:
+    return {
+        "task_id": task.task_id,
+        "task_type": task.task_type,
+        "status": str(task.status),
+        "priority": str(task.priority),
+        "attempt": task.attempt,
+        "created_at": task.created_at,
+        "status_reason": task.status_reason,
+    }
+
+
+def enqueue_task(
+    task_type: str, payload: str, depends_on: list[UUID], any_type: bool, **options: Any
+) -> Answer:
+    value = parse_payload(payload)
+    if not any_type:
+        require_known_type(task_type)
+    names = ("name", "priority", "scheduled_at", "expires_at", "parent", "unique_key", "assigned_agent")
+    given = {name: options[name] for name in (*names, "max_retries", "timeout_seconds")}
+    task_id = enqueue(task_type, value, depends_on=depends_on, **given)
+    return Answer(items=[row_of(get_task(task_id))])
+
+
+def require_known_type(task_type: str) -> None:
+    """Raise TaskRefused for a type that is neither registered nor done by a handler here: likely a slip of the pen."""
+    known = {item.task_type for item in all_handlers()}
+    if task_type not in known and not TaskType.objects.filter(pk=task_type).exists():
+        raise TaskRefused(
+            f"{task_type!r}: no such task type",
+            f"known here: {', '.join(sorted(known))}; --any-type enqueues it nevertheless",
+        )
+
+
+def list_tasks(task_type: str | None, status: str | None, limit: int, **_: Any) -> Answer:
+    wanted = {"task_type": task_type, "status": status}
+    rows = Task.objects.filter(**{name: value for name, value in wanted.items() if value})
+    items = [row_of(task) for task in rows.order_by("-pk")[:limit]]
+    return Answer(items=items, counts={"shown": len(items)})
+
+
+def show(task_id: UUID, **_: Any) -> Answer:
+    task = get_task(task_id)
+    attempts = Execution.objects.filter(task_id=task_id).order_by("pk")[:1000]
+    whole = {
+        **row_of(task),
+        "payload": task.payload,
+        "progress": task.progress,
+        "worker": task.worker,
+        "scheduled_at": task.scheduled_at,
+        "started_at": task.started_at,
+        "completed_at": task.completed_at,
+        "retry_count": task.retry_count,
+        "max_retries": task.max_retries,
+        "attempts": [attempt_row(attempt) for attempt in attempts],
+    }
+    return Answer(items=[whole], counts={"attempts": len(whole["attempts"])})
+
+
+def attempt_row(attempt: Execution) -> dict[str, Any]:
+    return {
+        "attempt": attempt.execution_attempt,
+        "status": str(attempt.status),
+        "agent_id": attempt.agent_id,
+        "started_at": attempt.started_at,
+        "completed_at": attempt.completed_at,
+        "result": attempt.result,
+        "error_message": attempt.error_message,
+    }
+
+
+def cancel_tasks(task_ids: list[UUID], reason: str, **_: Any) -> Answer:
+    return changed(
+        task_ids, cancel(task_ids, reason or f"cancelled by {getpass.getuser()}"), "cancelled", "open"
+    )
+
+
+def retry_tasks(task_ids: list[UUID], reason: str, **_: Any) -> Answer:
+    done = retry(task_ids, reason or f"retried by {getpass.getuser()}")
+    return changed(task_ids, done, "retried", "failed or cancelled")
+
+
+def changed(asked: list[UUID], done: list[UUID], verb: str, needed: str) -> Answer:
+    """Answer what was done; a task that is unknown or in another state makes the command exit 1."""
+    warnings = [f"{task_id} is not {needed}" for task_id in asked if task_id not in done]
+    items = [{"task_id": task_id, "done": verb} for task_id in done]
+    return Answer(items=items, counts={verb: len(done)}, warnings=warnings, ok=not warnings)
+
+
+def rerun_task(task_id: UUID, payload: str | None, **_: Any) -> Answer:
+    value = None if payload is None else parse_payload(payload)
+    return Answer(items=[row_of(get_task(rerun(task_id, value)))])
+
+
+def redrive_tasks(task_type: str | None, limit: int, dry_run: bool, **_: Any) -> Answer:
+    if dry_run:
+        steps = [
+            {"action": "retry", "object": str(task_id), "why": "it failed"}
+            for task_id in failed_tasks(task_type, limit)
+        ]
+        return Answer(steps=steps, counts={"redriven": 0})
+    return Answer(counts={"redriven": len(redrive(task_type, limit, f"redriven by {getpass.getuser()}"))})
+
+
+def pause_type(task_type: str, reason: str, **_: Any) -> Answer:
+    require_known_type(task_type)
+    is_new = pause(task_type, reason, getpass.getuser())
+    return Answer(items=[{"task_type": task_type, "paused": True, "changed": is_new}])
+
+
+def resume_type(task_type: str, **_: Any) -> Answer:
+    return Answer(items=[{"task_type": task_type, "paused": False, "changed": resume(task_type)}])
+
+
+def expire(dry_run: bool, **_: Any) -> Answer:
+    if not dry_run:
+        return Answer(counts={"expired": cancel_expired()})
+    from django.db import transaction
+
+    with transaction.atomic():  # the query locks what it finds
+        rows = QUERIES.run("expired_tasks", limit=1000)
+    why = "its expires_at has passed"
+    return Answer(steps=[{"action": "cancel", "object": str(row["task_id"]), "why": why} for row in rows])
+
+
+def show_stats(**_: Any) -> Answer:
+    rows = stats.count_tasks()
+    recent = stats.recent_executions()
+    oldest = stats.oldest_ready_seconds()
+    counts = {
+        "running": sum(row["number"] for row in rows if row["status"] == "running"),
+        "oldest_queued_age_seconds": round(oldest or 0),
+        "completed_last_minute": recent["last_minute"],
+        "failed_last_hour": recent["failed_last_hour"],
+        "workers": stats.count_living_workers(),
+        "count_limit": stats.COUNT_LIMIT,
+    }
+    capped = [f"{row['task_type']} {row['status']}" for row in rows if row["number"] >= stats.COUNT_LIMIT]
+    warnings = [f"{name}: {stats.COUNT_LIMIT} or more" for name in capped]
+    return Answer(items=rows, counts=counts, warnings=warnings)
+
+
+def list_types(**_: Any) -> Answer:
+    handlers = {item.task_type: item for item in all_handlers()}
+    rows = {row.task_type: row for row in TaskType.objects.all()}
+    paused = set(Pause.objects.values_list("task_type", flat=True))
+    items = [
+        {
+            "task_type": name,
+            "handler": f"{handlers[name].function.__module__}.{handlers[name].function.__qualname__}"
+            if name in handlers
+            else None,
+            "leaf": leaf_of(name) if name in rows else None,
+            "paused": name in paused,
+            **(handlers[name].options if name in handlers else rows[name].options if name in rows else {}),
+        }
+        for name in sorted({*handlers, *rows, *paused})
+    ]
+    return Answer(items=items, counts={"types": len(items)})

@@ -1,0 +1,306 @@
+-- Runtime queries of the tasks room. $leaf names the table of one task type, so that the planner looks at one partition;
+-- $limit is a literal; rows are chosen by = ANY(ARRAY(subselect)): neither a custom nor a generic plan can become a scan.
+
+-- name: leaf_of
+SELECT partition_name FROM tasks.types WHERE task_type = %(task_type)s
+
+-- name: known_types
+SELECT task_type, options::text AS options FROM tasks.types
+
+-- name: create_leaf
+SELECT partitions.create_task_type_partition(%(task_type)s, %(lock_timeout)s) AS leaf
+
+-- name: register_type
+INSERT INTO tasks.types (task_type, partition_name, options)
+VALUES (%(task_type)s, %(leaf)s, %(options)s::jsonb)
+ON CONFLICT (task_type) DO UPDATE SET partition_name = EXCLUDED.partition_name, options = EXCLUDED.options
+
+-- name: enqueue
+-- One statement: the keys first, then the tasks whose key was free. Rows of unnest keep the order of the arrays.
+WITH given AS (
+  SELECT * FROM unnest(
+    %(task_ids)s::uuid[], %(task_types)s::text[], %(task_names)s::text[], %(payloads)s::jsonb[],
+    %(priorities)s::task_priority_type[], %(scheduled_ats)s::timestamptz[], %(expires_ats)s::timestamptz[],
+    %(max_retries)s::int[], %(timeouts)s::float8[], %(unique_keys)s::text[],
+    %(assigned_agents)s::uuid[], %(created_bys)s::uuid[], %(parents)s::uuid[]
+  ) AS g (task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, timeout_seconds,
+          unique_key, assigned_agent_id, created_by_agent_id, parent_task_id)
+), keyed AS (
+  INSERT INTO tasks.unique_keys (unique_key, task_id)
+  SELECT unique_key, task_id FROM given WHERE unique_key IS NOT NULL ORDER BY unique_key
+  ON CONFLICT (unique_key) DO NOTHING
+  RETURNING task_id
+)
+INSERT INTO tasks.queue (
+  task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
+  unique_key, assigned_agent_id, created_by_agent_id, parent_task_id)
+SELECT task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries,
+       make_interval(secs => timeout_seconds), unique_key, assigned_agent_id, created_by_agent_id, parent_task_id
+FROM given
+WHERE unique_key IS NULL OR task_id IN (SELECT k.task_id FROM keyed k)
+RETURNING task_id
+
+-- name: key_holders
+SELECT unique_key, task_id FROM tasks.unique_keys WHERE unique_key = ANY(%(unique_keys)s::text[])
+
+-- name: add_dependencies
+INSERT INTO tasks.dependencies (task_id, depends_on_task_id)
+SELECT * FROM unnest(%(task_ids)s::uuid[], %(depends_on)s::uuid[])
+
+-- name: claim
+WITH claimed AS (
+  UPDATE $leaf q SET
+    status = 'running',
+    attempt = q.attempt + 1,
+    worker = %(worker)s,
+    started_at = greatest(clock_timestamp(), q.created_at),
+    lease_until = clock_timestamp() + least(
+      make_interval(secs => %(lease_seconds)s), q.max_execution_time + make_interval(secs => %(grace_seconds)s)),
+    status_reason = NULL,
+    progress = NULL
+  WHERE q.task_id = ANY(ARRAY(
+      SELECT r.task_id FROM $leaf r
+      WHERE r.task_type = %(task_type)s AND r.status = 'queued'
+        AND (r.assigned_agent_id IS NULL OR r.assigned_agent_id = %(worker)s)
+        AND (r.expires_at IS NULL OR r.expires_at > now())
+        AND NOT EXISTS (SELECT FROM tasks.pauses p WHERE p.task_type = %(task_type)s)
+      ORDER BY r.priority DESC, r.created_at
+      LIMIT $limit FOR UPDATE SKIP LOCKED))
+    AND q.task_type = %(task_type)s AND q.status = 'queued'
+  RETURNING q.task_id, q.attempt, q.retry_count, q.payload, q.max_execution_time, q.priority, q.created_at
+), opened AS (
+  INSERT INTO tasks.executions (task_id, agent_id, execution_attempt, started_at)
+  SELECT c.task_id, %(worker)s, c.attempt, clock_timestamp() FROM claimed c
+  RETURNING execution_id, task_id
+)
+SELECT c.task_id::uuid, c.attempt, c.retry_count, c.payload::text AS payload, o.execution_id,
+       extract(epoch FROM c.max_execution_time)::float8 AS timeout_seconds
+FROM claimed c JOIN opened o ON o.task_id = c.task_id
+ORDER BY c.priority DESC, c.created_at
+
+-- name: has_ready
+SELECT EXISTS (
+  SELECT FROM $leaf r
+  WHERE r.task_type = %(task_type)s AND r.status = 'queued' AND r.assigned_agent_id IS NULL LIMIT 1) AS found
+
+-- name: finish
+-- Fenced: nothing happens once the lease was taken over or the task was cancelled. next_types: those that wait for it.
+WITH done AS (
+  UPDATE $leaf q SET
+    status = 'completed',
+    completed_at = greatest(clock_timestamp(), q.started_at),
+    lease_until = NULL
+  WHERE q.task_id = %(task_id)s AND q.task_type = %(task_type)s
+    AND q.worker = %(worker)s AND q.attempt = %(attempt)s AND q.status = 'running'
+  RETURNING q.task_id
+), closed AS (
+  UPDATE tasks.executions e SET
+    status = 'completed',
+    completed_at = greatest(clock_timestamp(), e.started_at),
+    result = %(result)s::jsonb,
+    cpu_time_ms = %(cpu_time_ms)s, memory_peak_mb = %(memory_peak_mb)s, io_operations = %(io_operations)s
+  FROM done d
+  WHERE e.execution_id = %(execution_id)s AND e.task_id = d.task_id
+)
+SELECT d.task_id::uuid, ARRAY(
+  SELECT DISTINCT i.task_type::text FROM tasks.dependencies w JOIN tasks.identity i ON i.task_id = w.task_id
+  WHERE w.depends_on_task_id = d.task_id) AS next_types
+FROM done d
+
+-- name: fail
+-- Fenced like finish. A retry goes back to pending until its delay is over (to queued when there is none).
+WITH failed AS (
+  UPDATE $leaf q SET
+    status = CASE
+      WHEN NOT %(may_retry)s OR q.retry_count >= q.max_retries THEN 'failed'
+      WHEN %(delay_seconds)s > 0 THEN 'pending'
+      ELSE 'queued' END::task_status_type,
+    status_reason = %(reason)s,
+    retry_count = q.retry_count + (%(may_retry)s AND q.retry_count < q.max_retries)::int,
+    scheduled_at = CASE WHEN %(may_retry)s AND q.retry_count < q.max_retries
+      THEN clock_timestamp() + make_interval(secs => %(delay_seconds)s) ELSE q.scheduled_at END,
+    completed_at = CASE WHEN %(may_retry)s AND q.retry_count < q.max_retries
+      THEN NULL ELSE greatest(clock_timestamp(), q.started_at) END,
+    lease_until = NULL
+  WHERE q.task_id = %(task_id)s AND q.task_type = %(task_type)s
+    AND q.worker = %(worker)s AND q.attempt = %(attempt)s AND q.status = 'running'
+  RETURNING q.task_id, q.status, q.attempt, q.worker
+), closed AS (
+  UPDATE tasks.executions e SET
+    status = 'failed',
+    completed_at = greatest(clock_timestamp(), e.started_at),
+    error_message = %(reason)s, error_details = %(error_details)s::jsonb,
+    cpu_time_ms = %(cpu_time_ms)s, memory_peak_mb = %(memory_peak_mb)s, io_operations = %(io_operations)s
+  FROM failed f
+  WHERE e.task_id = f.task_id AND e.execution_attempt = f.attempt AND e.agent_id = f.worker
+    AND e.completed_at IS NULL
+    AND (%(execution_id)s::uuid IS NULL OR e.execution_id = %(execution_id)s::uuid)
+)
+SELECT f.status::text AS status FROM failed f
+
+-- name: heartbeat_leases
+-- The tasks that are still this worker's; a lease never outlives max_execution_time by more than the grace.
+UPDATE tasks.queue q SET lease_until = least(
+  clock_timestamp() + make_interval(secs => %(lease_seconds)s),
+  q.started_at + q.max_execution_time + make_interval(secs => %(grace_seconds)s))
+FROM unnest(%(task_ids)s::uuid[], %(task_types)s::text[], %(attempts)s::int[]) AS mine (task_id, task_type, attempt)
+WHERE q.task_id = mine.task_id AND q.task_type = mine.task_type AND q.attempt = mine.attempt
+  AND q.worker = %(worker)s AND q.status = 'running'
+RETURNING q.task_id::uuid
+
+-- name: set_progress
+UPDATE $leaf q SET progress = %(progress)s::jsonb
+WHERE q.task_id = %(task_id)s AND q.task_type = %(task_type)s
+  AND q.worker = %(worker)s AND q.attempt = %(attempt)s AND q.status = 'running'
+RETURNING q.task_id::uuid
+
+-- name: is_mine
+SELECT EXISTS (
+  SELECT FROM $leaf q
+  WHERE q.task_id = %(task_id)s AND q.task_type = %(task_type)s
+    AND q.worker = %(worker)s AND q.attempt = %(attempt)s AND q.status = 'running') AS found
+
+-- name: cancel
+WITH wanted AS (
+  SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY(%(task_ids)s::uuid[])
+), locked AS (
+  SELECT q.task_id, q.task_type, q.status FROM wanted w
+  JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
+  WHERE q.status IN ('pending', 'queued', 'running', 'paused')
+  ORDER BY q.task_id FOR UPDATE OF q
+), cancelled AS (
+  UPDATE tasks.queue q SET
+    status = 'cancelled', status_reason = %(reason)s, lease_until = NULL,
+    completed_at = greatest(clock_timestamp(), q.created_at, q.started_at)
+  FROM locked l
+  WHERE q.task_id = l.task_id AND q.task_type = l.task_type
+  RETURNING q.task_id, q.attempt, l.status AS was
+), closed AS (
+  UPDATE tasks.executions e SET
+    status = 'cancelled', completed_at = greatest(clock_timestamp(), e.started_at), error_message = %(reason)s
+  FROM cancelled c
+  WHERE c.was = 'running' AND e.task_id = c.task_id AND e.execution_attempt = c.attempt AND e.completed_at IS NULL
+)
+SELECT task_id::uuid FROM cancelled
+
+-- name: reopen
+-- An operator's retry: finished without success, once more with all its retries.
+WITH wanted AS (
+  SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY(%(task_ids)s::uuid[])
+), locked AS (
+  SELECT q.task_id, q.task_type FROM wanted w
+  JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
+  WHERE q.status IN ('failed', 'cancelled')
+  ORDER BY q.task_id FOR UPDATE OF q
+)
+UPDATE tasks.queue q SET
+  status = CASE WHEN q.blocked_by > 0 THEN 'pending' ELSE 'queued' END::task_status_type,
+  status_reason = %(reason)s, retry_count = 0, completed_at = NULL, scheduled_at = NULL, worker = NULL,
+  expires_at = CASE WHEN q.expires_at <= now() THEN NULL ELSE q.expires_at END
+FROM locked l
+WHERE q.task_id = l.task_id AND q.task_type = l.task_type
+RETURNING q.task_id::uuid, q.task_type
+
+-- name: failed_tasks
+SELECT q.task_id::uuid FROM tasks.queue q
+WHERE q.status = 'failed' AND (%(task_type)s::text IS NULL OR q.task_type = %(task_type)s)
+ORDER BY q.created_at LIMIT $limit
+
+-- name: promote_due
+UPDATE tasks.queue q SET status = 'queued'
+FROM (
+  SELECT d.task_id, d.task_type FROM tasks.queue d
+  WHERE d.status = 'pending' AND d.scheduled_at <= now() AND d.blocked_by = 0
+  ORDER BY d.scheduled_at LIMIT $limit FOR UPDATE SKIP LOCKED) due
+WHERE q.task_id = due.task_id AND q.task_type = due.task_type AND q.status = 'pending'
+RETURNING q.task_id::uuid
+
+-- name: expired_leases
+SELECT q.task_id::uuid, q.task_type, q.attempt, q.worker, q.retry_count FROM tasks.queue q
+WHERE q.status = 'running' AND q.lease_until < clock_timestamp()
+ORDER BY q.lease_until LIMIT $limit FOR UPDATE SKIP LOCKED
+
+-- name: expired_tasks
+SELECT q.task_id::uuid FROM tasks.queue q
+WHERE q.status IN ('pending', 'queued') AND q.expires_at <= now()
+ORDER BY q.expires_at LIMIT $limit FOR UPDATE SKIP LOCKED
+
+-- name: ready_types
+-- LATERAL with LIMIT: one probe of each leaf's ready index, whatever the backlog.
+SELECT t.task_type FROM tasks.types t
+CROSS JOIN LATERAL (
+  SELECT 1 FROM tasks.queue q
+  WHERE q.task_type = t.task_type AND q.status = 'queued'
+    AND (q.assigned_agent_id IS NULL OR q.assigned_agent_id IN (
+      SELECT r.agent_id FROM agents.registry r WHERE r.agent_type = 'celery-worker' AND r.status = 'active'))
+  LIMIT 1) ready
+WHERE NOT EXISTS (SELECT FROM tasks.pauses p WHERE p.task_type = t.task_type)
+ORDER BY t.task_type
+
+-- name: lost_workers
+SELECT r.agent_id::uuid FROM agents.registry r
+WHERE r.agent_type = 'celery-worker' AND r.status <> 'terminated' AND r.liveness = 'lost'
+
+-- name: count_tasks
+-- At most $limit rows of each type and status are counted, by index (status, created_at) of each leaf.
+SELECT t.task_type, s.status::text AS status, c.number
+FROM (SELECT task_type FROM tasks.types UNION SELECT NULL) t
+CROSS JOIN unnest(enum_range(NULL::task_status_type)) AS s (status)
+CROSS JOIN LATERAL (
+  SELECT count(*) AS number FROM (
+    SELECT 1 FROM tasks.queue q WHERE q.task_type = t.task_type AND q.status = s.status LIMIT $limit) x) c
+WHERE t.task_type IS NOT NULL AND c.number > 0
+UNION ALL
+SELECT NULL, s.status::text, c.number
+FROM unnest(enum_range(NULL::task_status_type)) AS s (status)
+CROSS JOIN LATERAL (
+  SELECT count(*) AS number FROM (
+    SELECT 1 FROM tasks.queue_default q WHERE q.status = s.status LIMIT $limit) x) c
+WHERE c.number > 0
+ORDER BY 1 NULLS LAST, 2
+
+-- name: oldest_ready
+-- Age of the oldest ready task over all leaves; NULL: nothing is ready.
+SELECT extract(epoch FROM now() - min(x.created_at))::float8 AS age_seconds
+FROM (SELECT task_type FROM tasks.types UNION ALL SELECT NULL) t
+CROSS JOIN LATERAL (
+  SELECT q.created_at FROM tasks.queue q
+  WHERE q.task_type = t.task_type AND q.status = 'queued' ORDER BY q.created_at LIMIT 1) x
+
+-- name: recent_executions
+-- Attempts of the last hour, found by the id's time; those that started earlier are missed.
+SELECT count(*) FILTER (WHERE x.status = 'completed' AND x.completed_at > now() - interval '1 minute') AS last_minute,
+       count(*) FILTER (WHERE x.status = 'failed') AS failed_last_hour
+FROM (
+  SELECT e.status, e.completed_at FROM tasks.executions e
+  WHERE e.execution_id >= partitions.uuid7_floor(now() - interval '1 hour')
+    AND e.completed_at > now() - interval '1 hour'
+  ORDER BY e.execution_id DESC LIMIT $limit) x
+
+-- name: silent_leases
+SELECT count(*) AS number, max(extract(epoch FROM now() - x.lease_until))::float8 AS age_seconds
+FROM (
+  SELECT q.lease_until FROM tasks.queue q
+  WHERE q.status = 'running' AND q.lease_until < now() - make_interval(secs => %(grace_seconds)s)
+  ORDER BY q.lease_until LIMIT $limit) x
+
+-- name: living_workers
+SELECT count(*) AS number FROM agents.registry r JOIN agents.heartbeats h ON h.agent_id = r.agent_id
+WHERE r.agent_type = 'celery-worker' AND r.status <> 'terminated'
+  AND h.last_heartbeat > now() - make_interval(secs => %(silence_seconds)s)
+
+-- name: default_leaf_types
+-- Types with rows in DEFAULT, and whether they are registered; capped.
+SELECT x.task_type, t.task_type IS NOT NULL AS is_registered, count(*) AS number
+FROM (SELECT task_type FROM tasks.queue_default LIMIT $limit) x
+LEFT JOIN tasks.types t ON t.task_type = x.task_type
+GROUP BY 1, 2 ORDER BY 1
+
+-- name: leaves_without_triggers
+-- Statement triggers of the parent that a leaf lacks: DML on the leaf would go unseen.
+SELECT c.oid::regclass::text AS leaf, t.tgname::text AS trigger
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+JOIN pg_trigger t ON t.tgrelid = i.inhparent AND NOT t.tgisinternal AND (t.tgtype & 1) = 0
+WHERE i.inhparent = 'tasks.queue'::regclass
+  AND NOT EXISTS (SELECT FROM pg_trigger l WHERE l.tgrelid = c.oid AND l.tgname = t.tgname)
+ORDER BY 1, 2

@@ -1,0 +1,83 @@
+"""What makes up for everything that was lost: tickets, workers, leases, moments that came.
+
+Each step takes rows that nobody else holds (SKIP LOCKED) and moves them on where their old state still holds, so
+several sweeps at once, or one that dies half-way, do no harm.
+"""
+
+from typing import Any
+
+from django.db import transaction
+
+from agents.registry import terminate_agent
+from pg.queries import Queries
+from tasks import tickets
+from tasks.claim import Failure, announce, cancel, settle_failure
+from tasks.leaves import register_types
+from tasks.registry import policy_of
+
+QUERIES = Queries("tasks")
+BATCH = 1000
+
+
+def sweep() -> dict[str, int]:
+    """Do each step once; return how many rows it moved."""
+    counts = {
+        "types": len(register_types(timeout_seconds=5)),
+        "expired": cancel_expired(),
+        "promoted": promote_due(),
+        "taken_back": take_back_leases(),
+        "workers": terminate_lost_workers(),
+    }
+    return counts | {"tickets": send_tickets()}
+
+
+def send_tickets() -> int:
+    """Send a ticket for every registered type that has ready tasks and is not paused."""
+    ready = [row["task_type"] for row in QUERIES.run("ready_types")]
+    tickets.send_now(ready)
+    return len(ready)
+
+
+def promote_due() -> int:
+    """Make pending tasks ready whose scheduled_at has come."""
+    return _announced(QUERIES.run("promote_due", limit=BATCH))
+
+
+def cancel_expired() -> int:
+    """Cancel tasks that did not start before their expires_at."""
+    with transaction.atomic():
+        rows = QUERIES.run("expired_tasks", limit=BATCH)
+        return len(cancel([row["task_id"] for row in rows], "expired")) if rows else 0
+
+
+def take_back_leases() -> int:
+    """Fail the attempts whose lease ran out, their worker being dead or stuck: tried again, or failed for good."""
+    with transaction.atomic():
+        rows = QUERIES.run("expired_leases", limit=BATCH)
+        for row in rows:
+            take_back(row)
+    return len(rows)
+
+
+def take_back(row: dict[str, Any]) -> str:
+    retry_count = row.pop("retry_count")
+    failure = Failure(
+        f"lease expired: worker {row['worker']} is lost or stuck",
+        {"type": "lease_expired", "worker": str(row["worker"])},
+    )
+    nothing = {"cpu_time_ms": None, "memory_peak_mb": None, "io_operations": None, "execution_id": None}
+    delay = policy_of(row["task_type"]).delay_seconds(retry_count)
+    return settle_failure({**row, **nothing, "delay_seconds": delay}, failure)
+
+
+def terminate_lost_workers() -> int:
+    """Terminate worker processes whose heartbeats stopped for good; their leases ran out long before."""
+    lost = [row["agent_id"] for row in QUERIES.run("lost_workers")]
+    for agent_id in lost:
+        terminate_agent(agent_id, reason="no heartbeat")
+    return len(lost)
+
+
+def _announced(rows: list[dict[str, Any]]) -> int:
+    announce(row["task_id"] for row in rows)
+    return len(rows)

@@ -1,0 +1,121 @@
+"""A ticket tells the Celery workers that a task type has work. It never names a task.
+
+So a lost ticket only costs time (beat's sweep sends one each second for every type with ready tasks), and a doubled
+one nothing. A thread of its own sends them: whoever enqueues never waits for the broker, nor fails with it. At most
+one ticket per type leaves the process every SPACING_SECONDS.
+"""
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable
+
+from celery import current_app
+from django.db import transaction
+
+log = logging.getLogger(__name__)
+
+JOB = "tasks.run_ticket"
+SPACING_SECONDS = 0.005
+EXPIRE_SECONDS = 300  # a ticket that nobody took is worthless by then: the sweep has sent others
+EXIT_WAIT_SECONDS = 1.0
+RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)  # the pause after each failure in a row; the last one goes on
+
+
+def send_on_commit(task_types: Iterable[str]) -> None:
+    """Send a ticket for each type once the current transaction is committed; none if it is rolled back."""
+    wanted = sorted(set(task_types))
+    if wanted:
+        transaction.on_commit(lambda: _sender.ask(wanted), robust=True)
+
+
+def send_now(task_types: Iterable[str], *, may_recruit: bool = True) -> None:
+    """Hand tickets to the sending thread. `may_recruit` False: whoever takes it calls no further worker."""
+    _sender.ask(task_types, may_recruit=may_recruit)
+
+
+def flush(timeout_seconds: float = EXIT_WAIT_SECONDS) -> bool:
+    """Wait until everything asked for is with the broker; return False when that took too long."""
+    return _sender.flush(timeout_seconds)
+
+
+class Sender:
+    """The thread, what it has still to send, and how often in a row the broker refused."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.wanted: set[tuple[str, bool]] = set()
+        self.is_sending = False
+        self.failures = 0
+        self.thread: threading.Thread | None = None
+
+    def ask(self, task_types: Iterable[str], *, may_recruit: bool = True) -> None:
+        with self.changed:
+            self.wanted |= {(task_type, may_recruit) for task_type in task_types}
+            if self.thread is None:
+                self.thread = threading.Thread(target=self.run, name="tickets", daemon=True)
+                self.thread.start()
+            self.changed.notify_all()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        with self.changed:
+            return self.changed.wait_for(lambda: not self.wanted and not self.is_sending, timeout_seconds)
+
+    def run(self) -> None:
+        while True:
+            batch = self.take()
+            failed = self.send_all(batch)
+            with self.changed:
+                self.wanted |= failed
+                self.is_sending = False
+                self.changed.notify_all()
+            time.sleep(self.pause_seconds(bool(failed)))
+
+    def take(self) -> set[tuple[str, bool]]:
+        with self.changed:
+            self.changed.wait_for(lambda: self.wanted)
+            batch, self.wanted, self.is_sending = self.wanted, set(), True
+            return batch
+
+    def pause_seconds(self, has_failed: bool) -> float:
+        """Return how long to leave the broker alone; what is asked for meanwhile goes out together."""
+        if not has_failed:
+            self.failures = 0
+            return SPACING_SECONDS
+        self.failures += 1
+        return RETRY_SECONDS[min(self.failures, len(RETRY_SECONDS)) - 1]
+
+    def send_all(self, batch: set[tuple[str, bool]]) -> set[tuple[str, bool]]:
+        """Send the tickets; return those that are left after the first failure."""
+        left = set(batch)
+        for ticket in sorted(batch):
+            try:
+                send(*ticket)
+            except Exception as error:  # whatever a broker's client raises: the sweep makes up for it
+                log.warning("ticket for %s not sent, trying again: %r", ticket[0], error)
+                return left
+            left.discard(ticket)
+        return left
+
+
+def send(task_type: str, may_recruit: bool = True) -> None:
+    """Publish one ticket; raises what the broker's client raises, within the socket timeouts of the settings."""
+    policy = {"max_retries": 1, "interval_start": 0, "interval_max": 0}  # once more, on a fresh connection
+    current_app.send_task(
+        JOB, (task_type, may_recruit), expires=EXPIRE_SECONDS, retry=True, retry_policy=policy
+    )
+
+
+_sender = Sender()
+
+
+def _reset_after_fork() -> None:
+    """A forked child has no thread, and must not send what its parent will."""
+    global _sender
+    _sender = Sender()
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)
+atexit.register(lambda: _sender.thread and flush())

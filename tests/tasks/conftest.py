@@ -1,0 +1,145 @@
+"""Handlers, agents and worker processes for the tests of the queue."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from django.db import connection
+
+from agents.registry import register_agent
+from tasks import registry
+from tasks.models import Task
+
+ROOT = Path(__file__).parents[2]
+
+
+def eventually(look: Callable[[], Any], timeout_seconds: float = 30) -> Any:
+    """Look until something true is seen, and return it; fail after `timeout_seconds`."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"not seen within {timeout_seconds} s"
+        time.sleep(0.02)
+    return seen
+
+
+def somebody_waits() -> bool:
+    """Tell whether a session of this database waits for a lock."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def status_of(task_id: Any) -> str:
+    return str(Task.objects.values_list("status", flat=True).get(pk=task_id))
+
+
+@pytest.fixture
+def handles() -> Iterator[Callable[..., None]]:
+    """Register handlers for one test: `handles("type", function, max_retries=0)`."""
+    before = dict(registry._handlers)
+
+    def register(task_type: str, function: Any, **options: Any) -> None:
+        registry.handler(task_type, **options)(function)
+
+    yield register
+    registry._handlers.clear()
+    registry._handlers.update(before)
+
+
+@pytest.fixture
+def agent_id(db: None) -> Any:
+    return register_agent("test", "claims by itself").agent_id
+
+
+@pytest.fixture
+def other_id(db: None) -> Any:
+    return register_agent("test", "another one").agent_id
+
+
+class Process:
+    """A Celery process; `log` is what it has said."""
+
+    def __init__(self, log: Path, *arguments: str, **environ: str) -> None:
+        self.path = log
+        command = [sys.executable, "-m", "celery", "-A", "config", *arguments]
+        with log.open("wb") as out:
+            self.popen = subprocess.Popen(
+                command, cwd=ROOT, stdout=out, stderr=out, env={**os.environ, **environ}
+            )
+
+    @property
+    def log(self) -> str:
+        return self.path.read_text()
+
+    def children(self) -> list[int]:
+        return [child.pid for child in psutil.Process(self.popen.pid).children()]
+
+    def stop(self) -> int:
+        """Ask it to stop in peace; kill it after a while."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+        try:
+            return self.popen.wait(30)
+        except subprocess.TimeoutExpired:
+            family = psutil.Process(self.popen.pid).children(recursive=True)
+            self.popen.kill()
+            self.popen.wait()
+            psutil.wait_procs(family, timeout=10)
+            raise
+
+
+@pytest.fixture
+def celery(transactional_db: None, tmp_path: Path, broker_url: str) -> Iterator[Any]:
+    """Start Celery processes on the test's database: `with celery("worker", "--concurrency=1") as process`."""
+    empty_broker(broker_url)
+
+    @contextmanager
+    def start(*arguments: str, **environ: str) -> Iterator[Process]:
+        name = f"{arguments[0]}.{time.monotonic_ns()}.log"
+        environ = {"MISTERSMITH_APPS": "tests.tasks.fleet", **environ}
+        process = Process(tmp_path / name, *arguments, **environ)
+        try:
+            yield process
+        except BaseException:
+            print(process.log)  # noqa: T201  (pytest shows it with the failure)
+            raise
+        finally:
+            process.stop()
+
+    yield start
+    empty_broker(broker_url)
+
+
+@pytest.fixture
+def worker(celery: Any) -> Iterator[Process]:
+    """A worker of two processes that is ready to work."""
+    with celery(
+        "worker",
+        "--concurrency=2",
+        "--loglevel=INFO",
+        "--without-gossip",
+        "--without-mingle",
+        MISTERSMITH_TASKS_LEASE_SECONDS="2",
+        MISTERSMITH_TASKS_GRACE_SECONDS="1",
+    ) as process:
+        eventually(lambda: " ready." in process.log)
+        yield process
+
+
+def empty_broker(url: str) -> None:
+    """Remove what is left of other tests in this worker's broker database."""
+    import redis
+
+    with redis.Redis.from_url(url) as broker:
+        broker.flushdb()

@@ -1,0 +1,44 @@
+"""What the worker processes of these tests can do. `dir` in a payload is where a handler meets its test."""
+
+import os
+import time
+from pathlib import Path
+
+from tasks.handlers import PermanentFailure, handler
+
+
+@handler("fleet.pid")
+def pid(context):
+    return os.getpid()
+
+
+@handler("fleet.fails", max_retries=1, retry_delay_seconds=0)
+def fails(context):
+    raise RuntimeError("out of luck")
+
+
+@handler("fleet.never", max_retries=5, retry_delay_seconds=0)
+def never(context):
+    raise PermanentFailure("there is no such thing")
+
+
+@handler("fleet.meets", max_retries=1, retry_delay_seconds=0)
+def meets(context):
+    """Say that it runs, then run until the test lets it go."""
+    place = Path(context.payload["dir"])
+    (place / f"running.{context.attempt}").write_text(str(os.getpid()))
+    while not (place / f"go.{context.attempt}").exists():
+        time.sleep(0.01)
+    return context.attempt
+
+
+@handler("fleet.deaf", max_retries=0, timeout_seconds=0.5)
+def deaf(context):
+    """Go on whatever happens."""
+    (Path(context.payload["dir"]) / "running.1").write_text(str(os.getpid()))
+    while True:
+        try:
+            while True:
+                time.sleep(0.01)
+        except Exception:
+            context.logger.info("not listening")

@@ -1,0 +1,163 @@
+import threading
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
+
+from tasks.claim import cancel, claim, finish
+from tasks.enqueue import NewTask, TaskRefused, enqueue, enqueue_many
+from tasks.models import Task, UniqueKey
+from tests.tasks.conftest import eventually, somebody_waits, status_of
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_task_is_ready_and_has_what_its_handler_declares(handles):
+    handles("mine", lambda context: 1, max_retries=7, timeout_seconds=9, priority="high")
+    task = Task.objects.get(pk=enqueue("mine", {"a": 1}))
+    assert (task.status, task.payload, task.max_retries) == ("queued", {"a": 1}, 7)
+    assert (task.max_execution_time, task.priority) == (timedelta(seconds=9), "high")
+
+
+def test_what_is_given_wins_over_what_the_handler_declares(handles):
+    handles("mine", lambda context: 1, max_retries=7)
+    task = Task.objects.get(pk=enqueue("mine", max_retries=0, priority="low", timeout_seconds=1.5))
+    assert (task.max_retries, task.priority, task.max_execution_time) == (0, "low", timedelta(seconds=1.5))
+
+
+def test_many_tasks_come_back_in_order():
+    ids = enqueue_many(NewTask(task_type=f"t{n % 3}", payload=n) for n in range(50))
+    assert [Task.objects.get(pk=task_id).payload for task_id in ids] == list(range(50))
+    assert enqueue_many([]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"priority": "asap"}, "priority='asap'"),
+        ({"max_retries": -1}, "max_retries=-1"),
+        ({"timeout_seconds": 0}, "timeout_seconds=0"),
+        ({"unique_key": ""}, "unique_key=''"),
+        ({"unique_key": "k" * 256}, "1 to 255"),
+        ({"scheduled_at": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001
+        ({"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}, "future"),
+        ({"payload": {1, 2}}, "JSON cannot hold it"),
+        ({"payload": float("nan")}, "JSON cannot hold it"),
+        ({"payload": "a\0b"}, "U\\+0000"),
+        ({"payload": {"\ud800": 1}}, "Unicode"),
+        ({"depends_on": [uuid4()]}, "does not exist"),
+        ({"parent": uuid4()}, "parent task does not exist"),
+        ({"assigned_agent": uuid4()}, "assigned agent does not exist"),
+    ],
+)
+def test_what_breaks_a_rule_is_refused_and_nothing_is_enqueued(options, words):
+    if "parent" in options or "assigned_agent" in options or "depends_on" in options:
+        connection.cursor().execute("SET CONSTRAINTS ALL IMMEDIATE")
+    good = NewTask(task_type="echo")
+    with pytest.raises(TaskRefused, match=words):
+        enqueue_many([good, NewTask(task_type="echo", **options)])
+    assert not Task.objects.exists()
+
+
+def test_a_type_that_is_too_long_is_refused():
+    with pytest.raises(TaskRefused, match="1 to 100"):
+        enqueue("x" * 101)
+
+
+def test_a_key_that_is_taken_gives_the_holders_id(agent_id):
+    first = enqueue("echo", unique_key="k")
+    assert enqueue("other", unique_key="k") == first
+    ids = enqueue_many([NewTask(task_type="echo", unique_key=key) for key in ("a", "k", "a")])
+    assert ids[1] == first
+    assert ids[0] == ids[2]
+    assert Task.objects.count() == 2
+
+
+def test_a_key_is_free_again_when_its_task_ends(agent_id):
+    first = enqueue("echo", unique_key="k")
+    assert finish(claim("echo", agent_id)[0], None)
+    second = enqueue("echo", unique_key="k")
+    assert second != first
+    cancel([second])
+    assert not UniqueKey.objects.exists()
+
+
+def test_raw_sql_cannot_take_a_key_that_is_held():
+    enqueue("echo", unique_key="k")
+    with (
+        pytest.raises(IntegrityError, match="unique key k is held"),
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("INSERT INTO tasks.queue (task_type, unique_key) VALUES ('echo', 'k')")
+
+
+def test_a_future_task_waits_and_a_due_one_does_not():
+    now = timezone.now()
+    assert status_of(enqueue("echo", scheduled_at=now + timedelta(hours=1))) == "pending"
+    assert status_of(enqueue("echo", scheduled_at=now - timedelta(hours=1))) == "queued"
+
+
+def test_the_last_dependency_to_complete_releases_a_task(agent_id):
+    first, second = enqueue("echo"), enqueue("echo")
+    waiting = enqueue("sum", depends_on=[first, second])
+    finish(claim("echo", agent_id)[0], None)
+    assert status_of(waiting) == "pending"
+    finish(claim("echo", agent_id)[0], None)
+    assert status_of(waiting) == "queued"
+
+
+def test_what_waits_for_a_cancelled_task_is_cancelled_down_the_line():
+    first = enqueue("echo")
+    second = enqueue("echo", depends_on=[first])
+    third = enqueue("echo", depends_on=[second])
+    cancel([first], "not wanted")
+    assert [status_of(task_id) for task_id in (first, second, third)] == ["cancelled"] * 3
+    assert str(second) in Task.objects.get(pk=third).status_reason
+
+
+def test_nothing_can_wait_for_what_was_cancelled_and_a_completed_one_does_not_block(agent_id):
+    gone, done = enqueue("echo"), enqueue("other")
+    cancel([gone])
+    finish(claim("other", agent_id)[0], None)
+    with pytest.raises(TaskRefused, match="failed or was cancelled"):
+        enqueue("echo", depends_on=[gone])
+    assert status_of(enqueue("echo", depends_on=[done])) == "queued"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_that_enqueue_one_key_at_once_the_second_gets_the_first_ones_id():
+    """The collision is certain: the second is seen waiting for the first one's transaction."""
+    got = []
+
+    def second() -> None:
+        got.append(enqueue("echo", unique_key="k"))
+        connection.close()
+
+    with transaction.atomic():
+        first = enqueue("echo", unique_key="k")
+        thread = threading.Thread(target=second)
+        thread.start()
+        eventually(somebody_waits)
+    thread.join(10)
+    assert got == [first]
+    assert Task.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_ticket_leaves_on_commit_and_not_on_rollback(monkeypatch):
+    from tasks import tickets
+
+    sent = []
+    monkeypatch.setattr(tickets, "send", lambda *ticket: sent.append(ticket[0]))
+    with transaction.atomic():
+        enqueue("rolled-back")
+        transaction.set_rollback(True)
+    with transaction.atomic():
+        enqueue("kept")
+        assert tickets.flush(5)
+        assert sent == []
+    assert tickets.flush(5)
+    assert sent == ["kept"]
