@@ -1,0 +1,2 @@
+-- halfvec and HNSW need pgvector 0.7.0 or newer.
+CREATE EXTENSION IF NOT EXISTS vector;
