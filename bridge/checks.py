@@ -1,0 +1,81 @@
+"""What doctor, /readyz and /metrics learn from the bridge."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from django.db import connection as db
+
+from bridge import setup
+from bridge.fence import has_leader
+from bridge.outbox import read_depth
+from monitoring.registry import Finding, register_check, register_metric
+from pg.errors import MisterSmithError
+
+OLDEST_SECONDS = 5  # beyond that a write is critically late
+
+
+def check_topology() -> Iterator[Finding]:
+    """Compare buckets and streams with their declaration."""
+    try:
+        found = setup.read_found()
+    except MisterSmithError as error:
+        yield Finding(False, str(error), error.hint)
+        return
+    steps = setup.make_plan(found)
+    for step in steps:
+        yield Finding(False, f"{step.action} {step.object}: {step.why}", hint_of(step.action))
+    if warning := setup.payload_warning(found):
+        yield Finding(False, warning, "then restart nats-server")
+    if not steps:
+        yield Finding(True, f"{len(found.configs)} buckets and streams as declared")
+
+
+def hint_of(action: str) -> str:
+    if action == "refuse":
+        return "back the stream up, delete it, run manage.py bridge setup and then manage.py bridge reconcile"
+    return "run manage.py bridge setup"
+
+
+def check_outbox() -> Iterator[Finding]:
+    depth = read_depth(db)
+    is_late = depth.oldest_seconds > OLDEST_SECONDS
+    detail = f"{depth.rows} rows wait, the oldest for {depth.oldest_seconds:.1f} s"
+    yield Finding(not is_late, detail, "is a relay running? start manage.py bridge run" if is_late else "")
+
+
+def check_relay() -> Iterator[Finding]:
+    if has_leader(db):
+        yield Finding(True, "a relay leads")
+    else:
+        yield Finding(False, "no relay runs: nothing reaches JetStream", "start manage.py bridge run")
+
+
+def check_quarantine() -> Iterator[Finding]:
+    number = read_depth(db).quarantined
+    hint = "look at them in the admin (Bridge, quarantined rows); send them again, or drop them"
+    yield Finding(number == 0, f"{number} rows that NATS refuses", hint if number else "")
+
+
+CHECKS: dict[str, Callable[[], Iterable[Finding]]] = {
+    "bridge.topology": check_topology,
+    "bridge.outbox": check_outbox,
+    "bridge.relay": check_relay,
+    "bridge.quarantine": check_quarantine,
+}
+
+
+def register() -> None:
+    for name, look in CHECKS.items():
+        register_check(name, look)
+    register_metric(
+        "mistersmith_outbox_rows", "Rows that wait for the relay", lambda: [({}, read_depth(db).rows)]
+    )
+    register_metric(
+        "mistersmith_outbox_oldest_seconds",
+        "Age of the oldest row that waits",
+        lambda: [({}, read_depth(db).oldest_seconds)],
+    )
+    register_metric(
+        "mistersmith_outbox_quarantined_rows",
+        "Rows that NATS refuses for good",
+        lambda: [({}, read_depth(db).quarantined)],
+    )

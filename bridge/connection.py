@@ -1,0 +1,203 @@
+"""The process's way to NATS: one daemon thread with an event loop, one connection, made at first use.
+
+Django and Celery are synchronous and fork; nothing here runs at import. A forked child forgets what its parent had and
+makes its own at its first call.
+"""
+
+import asyncio
+import atexit
+import concurrent.futures
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+from django.conf import settings
+from nats.aio.client import Client as NatsClient
+from nats.js import JetStreamContext
+
+from bridge.publisher import Publisher
+from pg.errors import Unreachable
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CONNECT_SECONDS = 2
+RECONNECT_SECONDS = 0.2
+API_SECONDS = 5
+PENDING_BYTES = 16 << 20
+HINT = "is nats-server up? run `manage.py status`, start it with `make up`, or correct NATS_URL"
+
+
+@dataclass(frozen=True)
+class Client:
+    """What work on the loop gets."""
+
+    nc: NatsClient
+    jetstream: JetStreamContext
+    publisher: Publisher
+
+
+class Link:
+    """One loop thread and its connection, which looks for the servers in `url` (comma separated) until closed."""
+
+    def __init__(self, url: str) -> None:
+        self.servers = [part.strip() for part in url.split(",") if part.strip()]
+        self.last_error = "not connected yet"
+        self._closing = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
+        self._thread.start()
+        self._client = asyncio.run_coroutine_threadsafe(self._connect(), self._loop)
+
+    def call(self, work: Callable[[Client], Coroutine[Any, Any, T]], timeout_seconds: float) -> T:
+        """Run `work(client)` on the loop and return what it returns; raise Unreachable at the deadline."""
+        deadline = time.monotonic() + timeout_seconds
+        client = self._wait_for(self._client, deadline)
+        if not client.nc.is_connected:
+            raise self._unreachable()
+        running = asyncio.run_coroutine_threadsafe(work(client), self._loop)
+        try:
+            return self._wait_for(running, deadline)
+        except (
+            nats.errors.TimeoutError,
+            nats.errors.NoRespondersError,
+            nats.errors.ConnectionClosedError,
+        ) as e:
+            raise Unreachable(f"NATS at {self.where()}: {e}", HINT) from e
+        finally:
+            running.cancel()  # nothing to cancel unless the deadline passed
+
+    def send(self, subject: str) -> None:
+        """Publish an empty core message if the connection is up; nobody learns whether it arrives."""
+        if self.is_connected():
+            nc = self._client.result().nc
+            asyncio.run_coroutine_threadsafe(nc.publish(subject), self._loop)
+
+    def is_connected(self) -> bool:
+        """Tell whether the connection is up at this moment; never waits."""
+        if not self._client.done() or self._client.cancelled() or self._client.exception():
+            return False
+        return bool(self._client.result().nc.is_connected)
+
+    def where(self) -> str:
+        """Return the servers without passwords."""
+        return ", ".join(urlsplit(server).netloc.rpartition("@")[2] or server for server in self.servers)
+
+    def close(self) -> None:
+        """Close the connection and end the thread; nothing that waits is answered."""
+        self._closing = True
+        ended = asyncio.run_coroutine_threadsafe(self._shut(), self._loop)
+        concurrent.futures.wait([ended], timeout=CONNECT_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=CONNECT_SECONDS)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    # -- on the loop ------------------------------------------------------------------------------------------
+    async def _connect(self) -> Client:
+        while True:
+            try:
+                nc = await self._open()
+                return Client(nc, nc.jetstream(timeout=API_SECONDS), await Publisher(nc).start())
+            except (OSError, nats.errors.Error, TimeoutError) as error:
+                await self._note_error(error)
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _open(self) -> NatsClient:
+        return await nats.connect(
+            self.servers,
+            name="mistersmith",
+            connect_timeout=CONNECT_SECONDS,
+            reconnect_time_wait=RECONNECT_SECONDS,
+            max_reconnect_attempts=-1,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            pending_size=PENDING_BYTES,
+            error_cb=self._note_error,
+            disconnected_cb=self._note_loss,
+            reconnected_cb=self._note_return,
+            closed_cb=self._reopen,
+        )
+
+    async def _note_error(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}".rstrip(": ")
+        level = logging.DEBUG if text == self.last_error else logging.WARNING  # an outage repeats itself
+        self.last_error = text
+        log.log(level, "NATS at %s: %s", self.where(), text)
+
+    async def _note_loss(self) -> None:
+        if not self._closing:
+            log.warning("NATS at %s: connection lost, looking for it", self.where())
+
+    async def _note_return(self) -> None:
+        self.last_error = ""
+        log.warning("NATS at %s: connected again", self.where())
+
+    async def _reopen(self) -> None:
+        """A client that gave up (bad credentials, for instance) is closed for ever: begin with a new one."""
+        if not self._closing and self._client.done():
+            await asyncio.sleep(RECONNECT_SECONDS)
+            self._client = asyncio.run_coroutine_threadsafe(self._connect(), self._loop)
+
+    async def _shut(self) -> None:
+        self._client.cancel()
+        if self._client.done() and not self._client.cancelled() and not self._client.exception():
+            await self._client.result().nc.close()
+        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    # -- helpers ----------------------------------------------------------------------------------------------
+    def _wait_for(self, future: "concurrent.futures.Future[T]", deadline: float) -> T:
+        done, _ = concurrent.futures.wait([future], timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            raise self._unreachable()
+        return future.result()
+
+    def _unreachable(self) -> Unreachable:
+        return Unreachable(f"NATS at {self.where()} does not answer ({self.last_error or 'no answer'})", HINT)
+
+
+_link: Link | None = None
+_lock = threading.Lock()
+
+
+def link() -> Link:
+    """Return the process's link; the first call starts its thread and does not wait for the connection."""
+    global _link
+    with _lock:
+        if _link is None:
+            _link = Link(settings.NATS_URL)
+        return _link
+
+
+def call(work: Callable[[Client], Coroutine[Any, Any, T]], timeout_seconds: float = API_SECONDS) -> T:
+    """Run `work(client)` on the process's link. Raises Unreachable."""
+    return link().call(work, timeout_seconds)
+
+
+def close() -> None:
+    """End the process's link; the next call makes a new one (with settings as they are then)."""
+    global _link
+    with _lock:
+        old, _link = _link, None
+    if old is not None:
+        old.close()
+
+
+def _forget() -> None:
+    """In a forked child: the parent's thread does not exist here, its socket must not be used."""
+    global _link, _lock
+    _link, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(close)

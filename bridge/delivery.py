@@ -1,0 +1,101 @@
+"""How outbox rows become messages: pure decisions that relay and fast path share, and the two round trips to NATS."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bridge import topology
+from bridge.connection import Client
+from bridge.models import Op
+from bridge.outbox import Row
+from bridge.publisher import BAD_SUBJECT, TOO_LARGE, Last, Message, Outcome, read_last, read_sync_ids
+
+WAKE_SUBJECT = "bridge.wake"  # core NATS, lossy: tells the relay that something was committed
+ORIGIN = {"Sync-Origin": "pg"}
+EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+ABSENT = Last(0)
+
+
+@dataclass(frozen=True, order=True)
+class Slot:
+    """Where a row goes: a subject of a stream."""
+
+    stream: str
+    subject: str
+
+
+def slot_of(row: Row) -> Slot:
+    return Slot(row.stream, row.subject)
+
+
+def to_message(row: Row, last: Last) -> Message:
+    """Return the message that is stored only if `last` is still the newest one there."""
+    headers = {**ORIGIN, "Sync-Id": str(row.outbox_id), EXPECTED: str(last.revision)}
+    if row.op == Op.DELETE:
+        headers["KV-Operation"] = "DEL"
+    if row.is_event:
+        headers["Nats-Msg-Id"] = f"{row.key}/{row.outbox_id}"
+    return Message(row.subject, (row.payload or "").encode(), headers)
+
+
+def is_superseded(row: Row, last: Last) -> bool:
+    """Tell whether the slot holds this row or a newer one. For an event that does not mean that it was stored."""
+    return last.sync_id >= row.outbox_id
+
+
+def is_conflict(row: Row, last: Last) -> bool:
+    """Tell whether an agent wrote a value that the writer of `row` had not seen."""
+    return row.base_revision is not None and last.is_foreign and last.revision > row.base_revision
+
+
+def find_refusal(row: Row) -> Outcome | None:
+    """Return why no server could ever take this row; None: one might."""
+    if not row.is_known:
+        return Outcome(code=BAD_SUBJECT, text=f"no bucket or stream {row.target} is declared")
+    size = len((row.payload or "").encode())
+    limit = largest_value(row)
+    if size > limit:
+        return Outcome(code=TOO_LARGE, text=f"{size} bytes, {row.target} takes {limit}")
+    return None
+
+
+def largest_value(row: Row) -> int:
+    if row.is_event:
+        return topology.streams()[row.target].max_message_bytes
+    return topology.buckets()[row.target].max_value_bytes
+
+
+def is_final(outcome: Outcome) -> bool:
+    """Tell whether the same message will be refused for ever."""
+    return outcome.code in (TOO_LARGE, BAD_SUBJECT)
+
+
+async def read_slots(client: Client, slots: Iterable[Slot], timeout_seconds: float) -> dict[Slot, Last]:
+    """Return what each slot holds (ABSENT: nothing). May lag on a cluster; the compare-and-set settles that."""
+    by_stream: defaultdict[str, list[str]] = defaultdict(list)
+    for slot in slots:
+        by_stream[slot.stream].append(slot.subject)
+    reads = [read_last(client.nc, stream, names, timeout_seconds) for stream, names in by_stream.items()]
+    found = dict(zip(by_stream, await asyncio.gather(*reads), strict=True))
+    return {
+        Slot(stream, name): found[stream].get(name, ABSENT)
+        for stream, names in by_stream.items()
+        for name in names
+    }
+
+
+async def read_stored_ids(
+    client: Client, slots: Sequence[Slot], timeout_seconds: float
+) -> dict[Slot, set[int]]:
+    """Return, by slot, the outbox ids of all the events that their streams still hold there."""
+    reads = [read_sync_ids(client.nc, slot.stream, slot.subject, timeout_seconds) for slot in slots]
+    return dict(zip(slots, await asyncio.gather(*reads), strict=True))
+
+
+async def publish_rows(
+    client: Client, rows: Sequence[Row], lasts: Mapping[Slot, Last], timeout_seconds: float
+) -> list[Outcome]:
+    """Publish each row by compare-and-set against `lasts`; return the outcomes in the same order."""
+    messages = [to_message(row, lasts[slot_of(row)]) for row in rows]
+    return await client.publisher.publish(messages, timeout_seconds)

@@ -1,0 +1,95 @@
+"""`manage.py bridge`: keep JetStream in step with PostgreSQL."""
+
+import signal
+from typing import Any
+
+from django.db import connection as db
+
+from bridge import setup, topology
+from bridge.fence import has_leader
+from bridge.outbox import read_depth
+from bridge.reconcile import reconcile
+from bridge.runner import Relay
+from bridge.session import open_session
+from operators.command import Answer, OperatorCommand
+from pg.errors import MisterSmithError
+
+
+class Command(OperatorCommand):
+    help = "Keep the JetStream buckets and streams in step with PostgreSQL."
+
+    def add_verbs(self) -> None:
+        self.add_verb("run", run, "relay the outbox until stopped; a second one stands by")
+        plan = self.add_verb("setup", run_setup, "create and update buckets and streams as declared")
+        plan.add_argument("--dry-run", action="store_true", help="only print the steps")
+        compare = self.add_verb("reconcile", run_reconcile, "compare PostgreSQL with KV and repair KV")
+        compare.add_argument("--dry-run", action="store_true", help="only report")
+        self.add_verb("status", show_status, "what waits, who leads, what the server holds")
+
+
+def run(**options: Any) -> Answer:
+    """Relay until SIGTERM or SIGINT; the batch in hand is finished."""
+    relay = Relay()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: relay.stop())
+    relay.run()
+    return Answer()
+
+
+def run_setup(dry_run: bool, **options: Any) -> Answer:
+    """Plan, and apply what can be applied; what a server can't change in place is listed and exits 1."""
+    found = setup.read_found()
+    steps = setup.make_plan(found)
+    if not dry_run:
+        setup.apply_plan(steps)
+    refused = [step for step in steps if step.action == "refuse"]
+    warnings = [setup.payload_warning(found)] if setup.payload_warning(found) else []
+    return Answer(
+        steps=[{"action": step.action, "object": step.object, "why": step.why} for step in steps],
+        warnings=warnings,
+        ok=not refused,
+    )
+
+
+def run_reconcile(dry_run: bool, **options: Any) -> Answer:
+    """Exit 1 when something is wrong and stays wrong."""
+    with open_session() as session:
+        reports = reconcile(session, repair=not dry_run)
+    items = [report.as_item() for report in reports]
+    counts = {name: sum(item[name] for item in items) for name in items[0] if name != "bucket"}
+    named = [line for report in reports for line in report.named]
+    return Answer(items=items, counts=counts, warnings=named, ok=counts["left"] == 0)
+
+
+def show_status(**options: Any) -> Answer:
+    """Exit 1 when no relay leads, rows are in quarantine, or the topology has drifted."""
+    depth, leads = read_depth(db), has_leader(db)
+    items, warnings = describe_server()
+    counts = {
+        "outbox_rows": depth.rows,
+        "outbox_oldest_seconds": round(depth.oldest_seconds),
+        "relay_leading": int(leads),
+        "quarantined": depth.quarantined,
+        "conflicts": depth.conflicts,
+    }
+    ok = leads and not depth.quarantined and not warnings and not any(item["drift"] for item in items)
+    return Answer(items=items, counts=counts, warnings=warnings, ok=ok)
+
+
+def describe_server() -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what the server holds per bucket and stream, and what keeps us from knowing."""
+    try:
+        found = setup.read_found()
+    except MisterSmithError as error:
+        return [], [f"{error} HINT: {error.hint}"]
+    drift = {step.object: f"{step.action}: {step.why}" for step in setup.make_plan(found)}
+    items = [
+        {
+            "name": item.name,
+            "kind": "bucket" if isinstance(item, topology.Bucket) else "stream",
+            **found.states.get(item.stream, {"messages": 0, "bytes": 0}),
+            "drift": drift.get(item.stream, ""),
+        }
+        for item in topology.declared()
+    ]
+    return items, []

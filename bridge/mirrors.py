@@ -1,0 +1,120 @@
+"""Which table each bucket mirrors, in the words that reconcile needs. The triggers in sql/0001_*.sql say the same; a
+test holds one against the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from bridge.keys import decode_key, encode_key
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A table and its bucket. `identity` names the columns, with their types, that the key is made of, in its order;
+    `base_revision` is NULL where PostgreSQL owns the bucket."""
+
+    bucket: str
+    table: str
+    identity: tuple[tuple[str, str], ...]
+    key: str
+    payload: str
+    base_revision: str = "NULL::bigint"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether agents write to the bucket too."""
+        return not self.base_revision.startswith("NULL")
+
+    def parse(self, key: str) -> tuple[Any, ...] | None:
+        """Return the identity that `key` names; None when no row could have it."""
+        parts = key.split(".", 1) if len(self.identity) == 2 else [key]
+        if len(parts) != len(self.identity):
+            return None
+        try:
+            agent_or_task = UUID(parts[0])
+        except ValueError:
+            return None
+        rest = tuple(decode_key(part) for part in parts[1:])
+        if str(agent_or_task) != parts[0] or any(
+            encode_key(t) != p for t, p in zip(rest, parts[1:], strict=True)
+        ):
+            return None
+        return (agent_or_task, *rest) if all("\x00" not in text for text in rest) else None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What PostgreSQL says of a key. `changed_at`: when its row last changed in any column."""
+
+    key: str
+    payload: str
+    base_revision: int | None
+    changed_at: datetime
+
+
+MIRRORS = (
+    Mirror(
+        "AGENT_STATE",
+        "agents.state",
+        (("agent_id", "uuid"), ("state_key", "text")),
+        "agent_id || '.' || bridge.encode_key(state_key)",
+        "state_value",
+        "kv_revision",
+    ),
+    Mirror(
+        "AGENT_CONFIG",
+        "agents.registry",
+        (("agent_id", "uuid"),),
+        "agent_id::text",
+        "jsonb_build_object('agent_id', agent_id, 'agent_type', agent_type, 'agent_name', agent_name,"
+        " 'configuration', configuration, 'capabilities', capabilities)",
+    ),
+    Mirror(
+        "TASK_STATE",
+        "tasks.queue",
+        (("task_id", "uuid"),),
+        "task_id::text",
+        "bridge.task_payload(task_id, task_type, status, status_reason, priority, attempt, worker, retry_count,"
+        " progress, updated_at)",
+    ),
+)
+
+
+def read_page(
+    db: BaseDatabaseWrapper, mirror: Mirror, after: tuple[Any, ...] | None, limit: int
+) -> list[tuple[Any, ...]]:
+    """Return the identities of the next rows in key order; `after` None: from the beginning."""
+    columns = ", ".join(name for name, _ in mirror.identity)
+    bound = f"WHERE ({columns}) > ({', '.join('%s' for _ in mirror.identity)})" if after else ""
+    with db.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {columns} FROM {mirror.table} {bound} ORDER BY {columns} LIMIT %s",
+            [*(after or ()), limit],
+        )
+        return list(cursor.fetchall())
+
+
+def read_expected(db: BaseDatabaseWrapper, mirror: Mirror, keys: Sequence[str]) -> dict[str, Expected]:
+    """Return what the keys should hold; those without a row are left out."""
+    identities = [identity for key in keys if (identity := mirror.parse(key))]
+    arrays = [list(column) for column in zip(*identities, strict=True)]
+    if not arrays:
+        return {}
+    names = ", ".join(name for name, _ in mirror.identity)
+    wanted = ", ".join(f"%s::{kind}[]" for _, kind in mirror.identity)
+    with db.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {mirror.key}, ({mirror.payload})::text, {mirror.base_revision}, updated_at"
+            f" FROM {mirror.table} JOIN unnest({wanted}) w ({names}) USING ({names})",
+            arrays,
+        )
+        return {row[0]: Expected(*row) for row in cursor.fetchall()}
+
+
+def key_of(mirror: Mirror, identity: tuple[Any, ...]) -> str:
+    """Return the key of an identity, as `mirror.key` makes it."""
+    return ".".join([str(identity[0]), *(encode_key(text) for text in identity[1:])])

@@ -1,0 +1,159 @@
+"""The outbox as the relay and the fast path use it: read, forget, set apart, send again."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from bridge import topology
+from bridge.models import Op
+from bridge.publisher import Last
+
+COLUMNS = "outbox_id, target, key, op, base_revision, payload"
+NOT_HELD = "NOT EXISTS (SELECT FROM bridge.quarantine q WHERE q.target = o.target AND q.key = o.key)"
+RECENT_IDS = 2_000  # how far back the fast path looks for the rows of a commit that is just over
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of bridge.outbox. `payload` is JSON text; None for a delete."""
+
+    outbox_id: int
+    target: str
+    key: str
+    op: str
+    base_revision: int | None
+    payload: str | None
+
+    @property
+    def is_event(self) -> bool:
+        return self.op == Op.EVENT
+
+    @property
+    def stream(self) -> str:
+        return self.target if self.is_event else f"KV_{self.target}"
+
+    @property
+    def subject(self) -> str:
+        return self.key if self.is_event else f"$KV.{self.target}.{self.key}"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the target is declared."""
+        return self.target in (topology.streams() if self.is_event else topology.buckets())
+
+
+def read_rows(db: BaseDatabaseWrapper, limit: int) -> list[Row]:
+    """Return the oldest rows that no quarantined row of their key holds back."""
+    with db.cursor() as cursor:
+        cursor.execute(
+            f"SELECT outbox_id, target, key, op::text, base_revision, payload::text FROM bridge.outbox o"
+            f" WHERE {NOT_HELD} ORDER BY outbox_id LIMIT %s",
+            [limit],
+        )
+        return [Row(*row) for row in cursor.fetchall()]
+
+
+def read_newest(db: BaseDatabaseWrapper, keys: Iterable[tuple[str, str]]) -> list[Row]:
+    """Return the newest row of each (bucket, key), where it is among the latest RECENT_IDS and not held back."""
+    targets, names = zip(*keys, strict=True)
+    with db.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT ON (o.target, o.key)"
+            " o.outbox_id, o.target, o.key, o.op::text, o.base_revision, o.payload::text"
+            " FROM bridge.outbox o JOIN unnest(%s::text[], %s::text[]) w (target, key) USING (target, key)"
+            f" WHERE o.outbox_id > (SELECT max(outbox_id) - %s FROM bridge.outbox) AND o.op <> 'E' AND {NOT_HELD}"
+            " ORDER BY o.target, o.key, o.outbox_id DESC",
+            [list(targets), list(names), RECENT_IDS],
+        )
+        return [Row(*row) for row in cursor.fetchall()]
+
+
+def delete_rows(db: BaseDatabaseWrapper, ids: Sequence[int]) -> None:
+    """Forget rows by id; those that are gone already do not matter."""
+    with db.cursor() as cursor:
+        cursor.execute("DELETE FROM bridge.outbox WHERE outbox_id = ANY(%s)", [list(ids)])
+
+
+def quarantine_row(db: BaseDatabaseWrapper, row: Row, error: str, attempts: int) -> None:
+    """Set a row apart, and forget the older ones of its key that it had replaced. One statement."""
+    with db.cursor() as cursor:
+        cursor.execute(
+            "WITH gone AS (DELETE FROM bridge.outbox WHERE target = %s AND key = %s AND outbox_id <= %s RETURNING *)"
+            f" INSERT INTO bridge.quarantine ({COLUMNS}, created_at, error, attempts)"
+            f" SELECT {COLUMNS}, created_at, %s, %s FROM gone WHERE outbox_id = %s ON CONFLICT DO NOTHING",
+            [row.target, row.key, row.outbox_id, error, attempts, row.outbox_id],
+        )
+
+
+def redrive(db: BaseDatabaseWrapper, ids: Sequence[int]) -> int:
+    """Put quarantined rows back under their ids, before the later rows of their keys; return how many."""
+    with db.cursor() as cursor:
+        cursor.execute(
+            "WITH back AS (DELETE FROM bridge.quarantine WHERE outbox_id = ANY(%s) RETURNING *)"
+            f" INSERT INTO bridge.outbox ({COLUMNS}, created_at) OVERRIDING SYSTEM VALUE"
+            f" SELECT {COLUMNS}, created_at FROM back",
+            [list(ids)],
+        )
+        return int(cursor.rowcount)
+
+
+def record_conflicts(db: BaseDatabaseWrapper, lost: Sequence[tuple[Row, Last]]) -> None:
+    """Keep the agents' values that these rows are about to replace. Recording one twice keeps the first."""
+    with db.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO bridge.conflict (outbox_id, target, key, base_revision, kv_revision, kv_value, pg_value)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s::jsonb) ON CONFLICT DO NOTHING",
+            [
+                (r.outbox_id or None, r.target, r.key, r.base_revision, last.revision, shown(last), r.payload)
+                for r, last in lost
+            ],
+        )
+
+
+def shown(last: Last) -> str | None:
+    """Return a KV value as text that PostgreSQL takes; None for a deleted key."""
+    if last.is_deleted:
+        return None
+    return last.data.decode(errors="backslashreplace").replace("\x00", "\\x00")
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How much waits. `rows` stops counting at `COUNT_AT_MOST`; `oldest_seconds` is 0 when nothing waits."""
+
+    rows: int
+    oldest_seconds: float
+    quarantined: int
+    conflicts: int
+
+
+COUNT_AT_MOST = 100_000
+
+
+def read_depth(db: BaseDatabaseWrapper) -> Depth:
+    """Return what waits, in one query."""
+    counts = ", ".join(
+        f"(SELECT count(*) FROM (SELECT FROM bridge.{table} LIMIT {COUNT_AT_MOST}) x)"
+        for table in ("outbox", "quarantine", "conflict")
+    )
+    oldest = (
+        "(SELECT COALESCE(extract(epoch FROM clock_timestamp() - created_at), 0)::float8"
+        " FROM bridge.outbox ORDER BY outbox_id LIMIT 1)"
+    )
+    with db.cursor() as cursor:
+        cursor.execute(f"SELECT {counts}, {oldest}")
+        rows, quarantined, conflicts, seconds = cursor.fetchone()
+    return Depth(rows, max(0.0, seconds or 0.0), quarantined, conflicts)
+
+
+def pending_keys(db: BaseDatabaseWrapper, bucket: str, keys: Sequence[str]) -> Mapping[str, bool]:
+    """Return those of `keys` that have a row waiting; the value says whether it is in quarantine."""
+    with db.cursor() as cursor:
+        cursor.execute(
+            "SELECT key, bool_or(held) FROM ("
+            "  SELECT key, false AS held FROM bridge.outbox WHERE target = %s AND key = ANY(%s) UNION ALL"
+            "  SELECT key, true FROM bridge.quarantine WHERE target = %s AND key = ANY(%s)) w GROUP BY key",
+            [bucket, list(keys), bucket, list(keys)],
+        )
+        return dict(cursor.fetchall())

@@ -1,0 +1,234 @@
+"""Pipelined publishing to JetStream, and batched reads of the newest message per subject.
+
+nats-py's own publish_async never resolves when the server answers with an error, and has no time-out.
+"""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from bridge.keys import is_subject
+from pg.errors import Unreachable
+
+WINDOW = 500  # messages in flight
+MULTI_GET = 1_000  # subjects per read; the server refuses more than 1,024
+
+WRONG_LAST_SEQUENCE = 10071
+TOO_LARGE = 10054
+NO_RESPONDERS = 503
+BAD_SUBJECT = 400  # found here: the server would not even answer
+
+
+@dataclass(frozen=True)
+class Message:
+    subject: str
+    data: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one message: stored as `sequence`, refused with `code`, or neither: nobody knows."""
+
+    sequence: int | None = None
+    code: int | None = None
+    text: str = ""
+
+    @property
+    def is_stored(self) -> bool:
+        return self.sequence is not None
+
+
+UNKNOWN = Outcome(text="no answer in time")
+
+
+@dataclass(frozen=True)
+class Last:
+    """The newest message of a subject. `sync_id`: the outbox id it was stored under, 0 when it came from elsewhere;
+    `is_foreign`: neither relay, fast path nor reconcile wrote it, an agent did; `is_deleted`: it says that the key is
+    gone (deleted, purged, expired)."""
+
+    revision: int
+    sync_id: int = 0
+    is_foreign: bool = False
+    is_deleted: bool = False
+    data: bytes = b""
+
+
+class Publisher:
+    """Publishes many messages at once over one connection; every message gets an Outcome."""
+
+    def __init__(self, nc: Client) -> None:
+        self._nc = nc
+        self._prefix = nc.new_inbox()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+
+    async def start(self) -> "Publisher":
+        """Listen for acknowledgements; nats-py renews the subscription after a reconnect."""
+        await self._nc.subscribe(f"{self._prefix}.*", cb=self._resolve)
+        return self
+
+    async def publish(self, messages: Sequence[Message], timeout_seconds: float) -> list[Outcome]:
+        """Publish in order; return the outcomes in the same order. Never raises for a single message.
+
+        `timeout_seconds` is for each window of messages. After an unknown outcome the message may still be
+        stored, later: only a publish with Nats-Expected-Last-Subject-Sequence can safely be repeated.
+        """
+        outcomes: list[Outcome] = []
+        for window in chunks(messages, WINDOW):
+            waiting = {}
+            for message in window:
+                token, future = await self._send(message)
+                waiting[token] = future
+            outcomes += await self._collect(waiting, timeout_seconds)
+        return outcomes
+
+    async def _send(self, message: Message) -> tuple[str, asyncio.Future[Outcome]]:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        token = str(next(self._numbers))
+        self._waiting[token] = future
+        failure = await self._hand_over(message, f"{self._prefix}.{token}")
+        if failure and not future.done():
+            future.set_result(failure)
+        return token, future
+
+    async def _hand_over(self, message: Message, reply: str) -> Outcome | None:
+        """Give the message to the connection; return the outcome when it does not even leave."""
+        if not is_subject(message.subject):
+            return Outcome(code=BAD_SUBJECT, text=f"{message.subject!r} is no subject")
+        if not self._nc.is_connected:
+            return UNKNOWN  # nats-py would keep it and send it after the outage
+        try:
+            await self._nc.publish(message.subject, message.data, reply=reply, headers=dict(message.headers))
+        except nats.errors.MaxPayloadError:
+            text = f"{len(message.data)} bytes are more than the server's max_payload, {self._nc.max_payload}"
+            return Outcome(code=TOO_LARGE, text=text)
+        except nats.errors.BadSubjectError:
+            return Outcome(code=BAD_SUBJECT, text=f"{message.subject!r} is no subject")
+        except nats.errors.Error as error:
+            return Outcome(text=str(error))
+        return None
+
+    async def _collect(
+        self, waiting: Mapping[str, asyncio.Future[Outcome]], timeout_seconds: float
+    ) -> list[Outcome]:
+        await asyncio.wait(waiting.values(), timeout=timeout_seconds)
+        for token, future in waiting.items():
+            self._waiting.pop(token, None)
+            if not future.done():
+                future.set_result(UNKNOWN)
+        return [future.result() for future in waiting.values()]
+
+    async def _resolve(self, message: Msg) -> None:
+        future = self._waiting.pop(message.subject.rsplit(".", 1)[1], None)
+        if future is not None and not future.done():
+            future.set_result(read_ack(message))
+
+
+def read_ack(message: Msg) -> Outcome:
+    """Return what JetStream's answer to a publish says."""
+    if not message.data:
+        return Outcome(code=NO_RESPONDERS, text="no stream takes this subject now")
+    answer: dict[str, Any] = json.loads(message.data)
+    if error := answer.get("error"):
+        return Outcome(code=error.get("err_code") or error.get("code"), text=error.get("description", ""))
+    return Outcome(sequence=answer["seq"])
+
+
+async def read_last(
+    nc: Client, stream: str, subjects: Sequence[str], timeout_seconds: float
+) -> dict[str, Last]:
+    """Return the newest message of each subject that has one, by batched direct get.
+
+    A replica may answer, and may lag: good enough for a compare-and-set that is checked by the leader, never for
+    the truth. Raises Unreachable.
+    """
+    found: dict[str, Last] = {}
+    for wanted in chunks([subject for subject in subjects if is_subject(subject)], MULTI_GET):
+        missing = list(wanted)
+        while missing:
+            request = {"multi_last": missing, "batch": MULTI_GET}
+            messages, is_complete = await direct_get(nc, stream, request, timeout_seconds)
+            found |= {message.headers["Nats-Subject"]: to_last(message) for message in messages}
+            missing = [subject for subject in missing if subject not in found]
+            if is_complete or not messages:
+                break
+    return found
+
+
+async def read_sync_ids(nc: Client, stream: str, subject: str, timeout_seconds: float) -> set[int]:
+    """Return the outbox ids of all messages that `stream` still holds under `subject`. Raises Unreachable."""
+    ids: set[int] = set()
+    sequence = 1
+    while True:
+        request = {"seq": sequence, "next_by_subj": subject, "batch": MULTI_GET}
+        messages, is_complete = await direct_get(nc, stream, request, timeout_seconds)
+        ids |= {to_last(message).sync_id for message in messages} - {0}
+        if is_complete or not messages:
+            return ids
+        sequence = to_last(messages[-1]).revision + 1
+
+
+async def direct_get(
+    nc: Client, stream: str, request: Mapping[str, Any], timeout_seconds: float
+) -> tuple[list[Msg], bool]:
+    """Ask for messages in one batch; return them, and whether the server sent all that there were."""
+    messages: list[Msg] = []
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox)
+    try:
+        await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+        while True:
+            message = await subscription.next_msg(timeout=timeout_seconds)
+            status = (message.headers or {}).get("Status")
+            if status is None:
+                messages.append(message)
+            else:
+                return messages, is_end(stream, status, message.headers)
+    except (
+        nats.errors.TimeoutError,
+        nats.errors.ConnectionClosedError,
+        nats.errors.OutboundBufferLimitError,
+    ):
+        raise Unreachable(
+            f"stream {stream} does not answer", "is nats-server up? run manage.py doctor"
+        ) from None
+    finally:
+        if not nc.is_closed:
+            await subscription.unsubscribe()
+
+
+def is_end(stream: str, status: str, headers: Mapping[str, str]) -> bool:
+    """Tell whether the last message of a batch says that nothing is left; raise Unreachable for an error."""
+    if status in ("404", "204"):
+        return int(headers.get("Nats-Num-Pending", 0)) == 0
+    hint = "run manage.py bridge setup" if status == "503" else "see nats-server's log"
+    raise Unreachable(f"stream {stream} answers {status} {headers.get('Description', '')}".rstrip(), hint)
+
+
+def to_last(message: Msg) -> Last:
+    return make_last(int(message.headers["Nats-Sequence"]), message.headers, message.data)
+
+
+def make_last(revision: int, headers: Mapping[str, str], data: bytes) -> Last:
+    is_marker = "Nats-Marker-Reason" in headers
+    return Last(
+        revision,
+        int(headers.get("Sync-Id", 0)),
+        is_foreign=not is_marker and "Sync-Origin" not in headers,
+        is_deleted=is_marker or headers.get("KV-Operation") in ("DEL", "PURGE"),
+        data=data,
+    )
+
+
+def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

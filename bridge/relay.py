@@ -1,0 +1,227 @@
+"""The relay's unit of work: one batch of committed outbox rows to JetStream, each exactly once in effect.
+
+A row is deleted only when JetStream has it or a newer one of its key; a crash between publish and delete is seen by the
+Sync-Id header that each message carries. Every publish is a compare-and-set, so neither a slow twin nor the fast path
+can put an old value over a newer one. After any doubt the row is left alone and its slot forgotten: the next batch
+reads both again.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from bridge import connection
+from bridge.delivery import (
+    ABSENT,
+    Slot,
+    find_refusal,
+    is_conflict,
+    is_final,
+    is_superseded,
+    publish_rows,
+    read_slots,
+    read_stored_ids,
+    slot_of,
+)
+from bridge.fence import shared_fence
+from bridge.outbox import Row, delete_rows, quarantine_row, read_rows, record_conflicts
+from bridge.publisher import NO_RESPONDERS, WRONG_LAST_SEQUENCE, Last, Outcome
+
+BATCH_ROWS = 1_000
+ANSWER_SECONDS = 2
+CALL_SECONDS = 10
+FINAL_TRIES = 5
+MEMORY_SLOTS = 100_000
+
+
+@dataclass
+class Memory:
+    """What a relay remembers between batches; losing it costs reads, never correctness."""
+
+    lasts: dict[Slot, Last] = field(default_factory=dict)
+    unsure: set[Slot] = field(default_factory=set)
+    tries: Counter[int] = field(default_factory=Counter)  # final refusals by outbox id
+
+    def doubt(self, slot: Slot) -> None:
+        """Read the slot again before anything is published to it."""
+        self.lasts.pop(slot, None)
+        self.unsure.add(slot)
+
+    def forget(self) -> None:
+        self.lasts.clear()
+        self.unsure.clear()
+
+    def trim(self) -> None:
+        if len(self.lasts) > MEMORY_SLOTS:
+            self.forget()
+
+
+@dataclass
+class Batch:
+    """What one batch did. `replaced`: by a newer row of their key; `known`: JetStream had them already; `doubtful`:
+    left for the next batch. `trouble` is the first unexpected answer of NATS; empty: there was none."""
+
+    read: int = 0
+    published: int = 0
+    known: int = 0
+    replaced: int = 0
+    conflicts: int = 0
+    quarantined: int = 0
+    doubtful: int = 0
+    is_fenced: bool = False
+    is_stream_missing: bool = False
+    trouble: str = ""
+    done_ids: list[int] = field(default_factory=list)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether there were rows and none of them moved."""
+        return self.read > 0 and not self.done_ids and not self.quarantined
+
+
+def relay_batch(db: BaseDatabaseWrapper, memory: Memory, limit: int = BATCH_ROWS) -> Batch:
+    """Read the oldest rows, publish them, delete those that JetStream has.
+
+    Running it twice, or killing it anywhere, is safe: see the module. Raises Unreachable when NATS does not answer (the
+    caller then forgets the memory), and the database's errors.
+    """
+    rows = read_rows(db, limit)
+    if not rows:
+        return Batch()
+    with shared_fence(db) as held:
+        if not held:
+            return Batch(read=len(rows), is_fenced=True)
+        return deliver(db, memory, rows)
+
+
+def deliver(db: BaseDatabaseWrapper, memory: Memory, rows: Sequence[Row]) -> Batch:
+    """Publish in rounds, one row per slot in each. A bucket's key has one row to publish, an event's subject may have
+    more; a slot whose row was not settled waits for the next batch."""
+    batch = Batch(read=len(rows))
+    lanes = make_lanes(rows, batch)
+    while lanes:
+        settled = deliver_round(db, memory, [lane.popleft() for lane in lanes.values()], batch)
+        lanes = {slot: lane for slot, lane in lanes.items() if lane and slot in settled}
+    delete_rows(db, batch.done_ids)
+    memory.trim()
+    return batch
+
+
+def make_lanes(rows: Iterable[Row], batch: Batch) -> dict[Slot, deque[Row]]:
+    """Return the rows to publish by slot, oldest first; of a bucket's key only the newest, the older are done."""
+    lanes: dict[Slot, deque[Row]] = {}
+    for row in rows:
+        lane = lanes.setdefault(slot_of(row), deque())
+        if lane and not row.is_event:
+            batch.done_ids.append(lane.pop().outbox_id)
+            batch.replaced += 1
+        lane.append(row)
+    return lanes
+
+
+def deliver_round(db: BaseDatabaseWrapper, memory: Memory, heads: Sequence[Row], batch: Batch) -> set[Slot]:
+    """Publish one row per slot; return the slots whose row JetStream has."""
+    refusals = {row.outbox_id: refusal for row in heads if (refusal := find_refusal(row))}
+    possible = [row for row in heads if row.outbox_id not in refusals]
+    known = find_known(memory, possible, learn(memory, possible))
+    todo = [row for row in possible if row.outbox_id not in known]
+    note_conflicts(db, memory, todo, batch)
+    outcomes = refusals | publish(memory, todo)
+    batch.known += len(known)
+    batch.done_ids += known
+    return {slot_of(row) for row in heads if row.outbox_id in known} | {
+        slot_of(row)
+        for row in heads
+        if row.outbox_id in outcomes and settle(db, memory, row, outcomes[row.outbox_id], batch)
+    }
+
+
+def learn(memory: Memory, rows: Sequence[Row]) -> set[Slot]:
+    """Read the slots that memory lacks; return those read. An event's subject is nearly always new: it is taken as
+    empty until JetStream says otherwise."""
+    missing = {slot_of(row): row.is_event for row in rows if slot_of(row) not in memory.lasts}
+    unread = [slot for slot, is_event in missing.items() if not is_event or slot in memory.unsure]
+    if unread:
+        found = connection.call(lambda client: read_slots(client, unread, ANSWER_SECONDS), CALL_SECONDS)
+        memory.lasts |= {slot: without_own_data(last) for slot, last in found.items()}
+        memory.unsure.difference_update(unread)
+    memory.lasts |= dict.fromkeys(missing.keys() - set(unread), ABSENT)
+    return set(unread)
+
+
+def without_own_data(last: Last) -> Last:
+    """Return what to remember: only an agent's value may be needed again."""
+    return last if last.is_foreign else replace(last, data=b"")
+
+
+def find_known(memory: Memory, rows: Sequence[Row], fresh: set[Slot]) -> set[int]:
+    """Return the ids of the rows that JetStream has.
+
+    Events of one subject may commit in another order than their ids, so its newest message does not speak for the
+    others: where that was just read, or is of a later id, all ids there are read.
+    """
+    known = {
+        row.outbox_id for row in rows if not row.is_event and is_superseded(row, memory.lasts[slot_of(row)])
+    }
+    slots = [
+        slot_of(row) for row in rows if row.is_event and needs_scan(row, memory.lasts[slot_of(row)], fresh)
+    ]
+    if not slots:
+        return known
+    stored = connection.call(lambda client: read_stored_ids(client, slots, ANSWER_SECONDS), CALL_SECONDS)
+    for slot, ids in stored.items():
+        memory.lasts[slot] = replace(memory.lasts[slot], sync_id=max(ids, default=0))
+    return known | {row.outbox_id for row in rows if row.outbox_id in stored.get(slot_of(row), ())}
+
+
+def needs_scan(row: Row, last: Last, fresh: set[Slot]) -> bool:
+    return is_superseded(row, last) or (slot_of(row) in fresh and last.revision > 0)
+
+
+def note_conflicts(db: BaseDatabaseWrapper, memory: Memory, rows: Iterable[Row], batch: Batch) -> None:
+    """Keep what the last write wins over, before it is replaced."""
+    lost = [(row, last) for row in rows if is_conflict(row, last := memory.lasts[slot_of(row)])]
+    if lost:
+        record_conflicts(db, lost)
+        batch.conflicts += len(lost)
+
+
+def publish(memory: Memory, rows: Sequence[Row]) -> dict[int, Outcome]:
+    """Publish the rows; return the outcomes by outbox id."""
+    if not rows:
+        return {}
+    outcomes = connection.call(
+        lambda client: publish_rows(client, rows, memory.lasts, ANSWER_SECONDS), CALL_SECONDS
+    )
+    return {row.outbox_id: outcome for row, outcome in zip(rows, outcomes, strict=True)}
+
+
+def settle(db: BaseDatabaseWrapper, memory: Memory, row: Row, outcome: Outcome, batch: Batch) -> bool:
+    """Note what became of a row; return whether JetStream has it."""
+    if outcome.sequence is not None:
+        newest = max(row.outbox_id, memory.lasts[slot_of(row)].sync_id)
+        memory.lasts[slot_of(row)] = Last(outcome.sequence, newest)
+        batch.published += 1
+        batch.done_ids.append(row.outbox_id)
+        return True
+    memory.doubt(slot_of(row))
+    if is_final(outcome):
+        refuse(db, memory, row, outcome, batch)
+        return False
+    batch.doubtful += 1
+    batch.is_stream_missing |= outcome.code == NO_RESPONDERS
+    if outcome.code != WRONG_LAST_SEQUENCE and not batch.trouble:
+        batch.trouble = f"{row.subject}: {outcome.text}"
+    return False
+
+
+def refuse(db: BaseDatabaseWrapper, memory: Memory, row: Row, outcome: Outcome, batch: Batch) -> None:
+    """Count a final refusal; after FINAL_TRIES of them the row goes to quarantine and holds its key back."""
+    memory.tries[row.outbox_id] += 1
+    if memory.tries[row.outbox_id] < FINAL_TRIES:
+        batch.doubtful += 1
+        return
+    quarantine_row(db, row, outcome.text, memory.tries.pop(row.outbox_id))
+    batch.quarantined += 1

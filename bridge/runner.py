@@ -1,0 +1,152 @@
+"""The relay's loop: who leads, when the next batch is due, and what an outage looks like from outside.
+
+PostgreSQL and NATS may both go away at any moment: each outage is logged once, and nothing is lost meanwhile.
+"""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from nats.aio.msg import Msg
+
+from bridge import connection, setup
+from bridge.connection import Client
+from bridge.delivery import WAKE_SUBJECT
+from bridge.fence import try_lead
+from bridge.relay import BATCH_ROWS, Batch, Memory, relay_batch
+from bridge.session import open_session
+from pg.errors import MisterSmithError
+
+log = logging.getLogger(__name__)
+
+STANDBY_SECONDS = 0.5
+STOP_SECONDS = 0.2  # how soon an idle relay sees that it shall stop
+RETRY_SECONDS = 0.5
+# a relay whose machine is gone must not keep the lead: the server asks it after 2 s and gives up 2 s later
+RELAY_SETTINGS = (
+    "SET application_name = 'mistersmith relay'",
+    "SET synchronous_commit = off",  # a delete that is lost is repeated, and seen by its Sync-Id
+    "SET tcp_keepalives_idle = 2",
+    "SET tcp_keepalives_interval = 1",
+    "SET tcp_keepalives_count = 2",
+)
+
+
+@dataclass
+class Outage:
+    """Logs a trouble once, and once more when it is over."""
+
+    trouble: str = ""
+
+    def note(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            log.warning("relay waits: %s", trouble)
+        self.trouble = trouble
+
+    def end(self) -> None:
+        if self.trouble:
+            log.warning("relay goes on")
+        self.trouble = ""
+
+
+@dataclass
+class Relay:
+    """Runs batches until `stop`. Any number may run at once: one leads."""
+
+    poll_seconds: float = field(default_factory=lambda: settings.BRIDGE_POLL_MS / 1000)
+    gap_seconds: float = field(default_factory=lambda: settings.BRIDGE_MIN_GAP_MS / 1000)
+    batch_rows: int = BATCH_ROWS
+    is_leading: bool = False
+
+    def __post_init__(self) -> None:
+        self.memory = Memory()
+        self.outage = Outage()
+        self._stopping = False
+        self._woken = threading.Event()
+        self._is_prepared = False
+
+    def stop(self) -> None:
+        """End `run` after the batch in hand. Only sets a flag: a signal handler may call it."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Lead, or wait to lead, until stopped."""
+        while not self._stopping:
+            try:
+                with open_session(RELAY_SETTINGS) as db:
+                    self.lead(db)
+            except (OperationalError, InterfaceError) as error:
+                self.outage.note(f"PostgreSQL: {error}".strip())
+                time.sleep(RETRY_SECONDS)
+
+    def lead(self, db: BaseDatabaseWrapper) -> None:
+        """Wait for the lead, then relay until stopped. The lead ends with the session."""
+        while not try_lead(db):
+            time.sleep(STANDBY_SECONDS)
+            if self._stopping:
+                return
+        log.info("this relay leads")
+        self.memory.forget()  # another one may have published since
+        self.is_leading = True
+        try:
+            while not self._stopping:
+                self.turn(db)
+        finally:
+            self.is_leading = False
+
+    def turn(self, db: BaseDatabaseWrapper) -> None:
+        """Run one batch and wait until the next is due."""
+        started = time.monotonic()
+        self._woken.clear()
+        try:
+            self.prepare()
+            batch = relay_batch(db, self.memory, self.batch_rows)
+        except MisterSmithError as error:
+            self.memory.forget()
+            self._is_prepared = False
+            self.outage.note(str(error))
+            time.sleep(RETRY_SECONDS)
+            return
+        self.report(batch)
+        self.wait(batch, started)
+
+    def prepare(self) -> None:
+        """At the start and after an outage: bring NATS to the declared topology and listen for wake-ups."""
+        if self._is_prepared:
+            return
+        steps = setup.make_plan(setup.read_found())
+        setup.apply_plan(steps)
+        for step in steps:
+            log.warning("topology: %s %s: %s", step.action, step.object, step.why)
+        connection.call(self._listen)
+        self._is_prepared = True
+
+    async def _listen(self, client: Client) -> None:
+        await client.nc.subscribe(WAKE_SUBJECT, cb=self._wake)
+
+    async def _wake(self, message: Msg) -> None:
+        self._woken.set()
+
+    def report(self, batch: Batch) -> None:
+        if batch.trouble:
+            self.outage.note(batch.trouble)
+        elif not batch.is_fenced:
+            self.outage.end()
+        if batch.is_stream_missing:
+            self._is_prepared = False
+        if batch.quarantined or batch.conflicts:
+            log.warning("relay: %d rows quarantined, %d conflicts", batch.quarantined, batch.conflicts)
+
+    def wait(self, batch: Batch, started: float) -> None:
+        """Go on at once while there are rows (but keep the gap); else wait for a wake-up or the next poll."""
+        if batch.read and not batch.is_stuck:
+            time.sleep(max(0.0, self.gap_seconds - (time.monotonic() - started)))
+            return
+        due = started + self.poll_seconds
+        while not self._stopping and (left := due - time.monotonic()) > 0:
+            if self._woken.wait(min(left, STOP_SECONDS)):
+                return

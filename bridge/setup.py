@@ -1,0 +1,103 @@
+"""Bring a server to the declared topology: read what it has, plan, apply step by step."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nats.js.errors
+from django.conf import settings
+from nats.aio.client import Client as NatsClient
+from nats.js.api import StreamConfig
+
+from bridge import topology
+from bridge.connection import Client, call
+from bridge.topology import Step
+from pg.errors import MisterSmithError
+
+SETUP_SECONDS = 60
+NO_ROOM = {10023, 10028, 10047}
+NO_PEERS = {10005, 10074}
+
+
+class TopologyError(MisterSmithError):
+    """A server refuses a bucket or stream. What was made before it stays; running setup again goes on."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a server has. `states` are message and byte counts by stream name."""
+
+    configs: Mapping[str, StreamConfig]
+    states: Mapping[str, dict[str, int]]
+    cluster_size: int
+    max_payload: int
+
+
+def read_found() -> Found:
+    """Return what the server has of the declared streams. Raises Unreachable."""
+    return call(_read_found, SETUP_SECONDS)
+
+
+async def _read_found(client: Client) -> Found:
+    names = [item.stream for item in topology.declared()]
+    infos = [info for info in await asyncio.gather(*(read_info(client, name) for name in names)) if info]
+    return Found(
+        {info.config.name: info.config for info in infos},
+        {info.config.name: {"messages": info.state.messages, "bytes": info.state.bytes} for info in infos},
+        cluster_size(client.nc),
+        client.nc.max_payload,
+    )
+
+
+async def read_info(client: Client, name: str) -> Any:
+    """Return the stream's information; None when there is no such stream."""
+    try:
+        return await client.jetstream.stream_info(name)
+    except nats.js.errors.NotFoundError:
+        return None
+
+
+def cluster_size(nc: NatsClient) -> int:
+    """Return how many servers the cluster has, as the connected one tells; 1 without a cluster."""
+    greeting: dict[str, Any] = nc._server_info
+    return max(1, len(set(greeting.get("connect_urls") or []))) if greeting.get("cluster") else 1
+
+
+def make_plan(found: Found) -> list[Step]:
+    return topology.plan(found.configs, min(settings.NATS_REPLICAS, found.cluster_size))
+
+
+def apply_plan(steps: Sequence[Step]) -> list[Step]:
+    """Do the steps that can be done; return them. Each is safe to repeat. Raises TopologyError, Unreachable."""
+    doable = [step for step in steps if step.action != "refuse"]
+    for step in doable:
+        call(lambda client, step=step: apply_step(client, step), SETUP_SECONDS)  # type: ignore[misc]
+    return doable
+
+
+async def apply_step(client: Client, step: Step) -> None:
+    act = client.jetstream.add_stream if step.action == "create" else client.jetstream.update_stream
+    try:
+        await act(step.config)
+    except nats.js.errors.APIError as error:
+        raise TopologyError(f"{step.object}: {error.description}", hint_for(error.err_code)) from error
+
+
+def hint_for(code: int | None) -> str:
+    if code in NO_ROOM:
+        return "raise max_file_store and max_memory_store in nats-server's configuration, or BRIDGE_OVERRIDES"
+    if code in NO_PEERS:
+        return "lower MISTERSMITH_NATS_REPLICAS, or start the missing servers of the cluster"
+    return "see nats-server's log, and compare with manage.py bridge setup --dry-run"
+
+
+def payload_warning(found: Found) -> str:
+    """Return what to do about a server whose messages are smaller than our values; empty: it is in order."""
+    needed = topology.needed_payload_bytes()
+    if found.max_payload >= needed:
+        return ""
+    return (
+        f"nats-server's max_payload is {found.max_payload} bytes, values need {needed}:"
+        " set max_payload: 4MB in its configuration"
+    )

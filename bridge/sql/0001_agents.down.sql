@@ -1,0 +1,1 @@
+DROP FUNCTION bridge.capture_lifecycle_events() CASCADE;

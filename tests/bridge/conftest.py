@@ -1,0 +1,138 @@
+"""What the bridge's tests look at: the outbox, and JetStream through the leader."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection as db
+
+from agents.models import Agent
+from bridge import connection, setup, topology
+from bridge.fastpath import breaker
+from bridge.publisher import make_last
+from bridge.reconcile import read_leader
+from bridge.session import open_session
+
+
+@pytest.fixture(autouse=True, scope="session")
+def link_ends_with_the_tests():
+    """The servers stop after the last test: until then the link must be closed."""
+    yield
+    connection.close()
+
+
+@pytest.fixture
+def committed(django_db_setup, django_db_blocker):
+    """For tests that commit. What they wrote is deleted afterwards: quicker than another clone of the database."""
+    with django_db_blocker.unblock():
+        yield
+        for table in WRITTEN:
+            rows(f"DELETE FROM {table}")
+        db.close()
+
+
+WRITTEN = ("tasks.queue", "agents.registry", "bridge.outbox", "bridge.quarantine", "bridge.conflict")
+
+
+@pytest.fixture
+def agent(request) -> Agent:
+    request.getfixturevalue("committed" if "committed" in request.fixturenames else "db")
+    return Agent.objects.create(agent_type="reader", agent_name="reader-1")
+
+
+@pytest.fixture
+def jetstream():
+    """The declared buckets and streams on this worker's server, empty."""
+    connection.close()
+    breaker.reset()
+    setup.apply_plan(setup.make_plan(setup.read_found()))
+    connection.call(purge_all, 30)
+
+
+async def purge_all(client):
+    await asyncio.gather(*(client.jetstream.purge_stream(item.stream) for item in topology.declared()))
+
+
+@pytest.fixture
+def own_jetstream(restartable, settings):
+    """A nats-server of this test's own, which it may kill; the link points to it."""
+    running = restartable("nats")
+    settings.NATS_URL = running.server.url()
+    connection.close()
+    breaker.reset()
+    setup.apply_plan(setup.make_plan(setup.read_found()))
+    yield running
+    connection.close()
+
+
+@pytest.fixture
+def session(committed):
+    """A session as the relay has one."""
+    with open_session() as opened:
+        yield opened
+
+
+def rows(query: str, *params: Any) -> list[tuple[Any, ...]]:
+    with db.cursor() as cursor:
+        cursor.execute(query, params)
+        return cursor.fetchall() if cursor.description else []
+
+
+def outbox() -> list[tuple[str, str, str, Any]]:
+    """(target, key, op, payload) of what waits, in order."""
+    found = rows("SELECT target, key, op::text, payload::text FROM bridge.outbox ORDER BY outbox_id")
+    return [(target, key, op, payload and json.loads(payload)) for target, key, op, payload in found]
+
+
+def empty_outbox() -> None:
+    rows("DELETE FROM bridge.outbox")
+
+
+def look(bucket: str, key: str) -> Any:
+    """The newest message of a key, as its leader knows it; None: there is none."""
+    return connection.call(lambda client: read_leader(client, bucket, [key]), 10).get(key)
+
+
+def value(bucket: str, key: str) -> Any:
+    """What the key holds; None: nothing."""
+    last = look(bucket, key)
+    return None if last is None or last.is_deleted else json.loads(last.data)
+
+
+def put(bucket: str, key: str, data: Any) -> int:
+    """Write as an agent would; return the revision."""
+    text = json.dumps(data).encode()
+    return connection.call(lambda c: c.jetstream.publish(f"$KV.{bucket}.{key}", text)).seq
+
+
+def delete(bucket: str, key: str) -> None:
+    """Delete as an agent would."""
+    headers = {"KV-Operation": "DEL"}
+    connection.call(lambda c: c.jetstream.publish(f"$KV.{bucket}.{key}", b"", headers=headers))
+
+
+def history(stream: str, subject: str = ">") -> list[Any]:
+    """Every message that a stream holds under a subject, oldest first."""
+
+    async def read(client):
+        info = await client.jetstream.stream_info(stream)
+        found = []
+        for number in range(info.state.first_seq, info.state.last_seq + 1):
+            message = await client.jetstream.get_msg(stream, number)
+            if subject in (">", message.subject):
+                found.append(make_last(message.seq, message.headers or {}, message.data or b""))
+        return found
+
+    return connection.call(read, 30)
+
+
+def wait_until(condition: Callable[[], Any], timeout_seconds: float = 10) -> Any:
+    """Return what `condition` returns as soon as it is true; fail at the deadline."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"still not true after {timeout_seconds} s"
+        time.sleep(0.01)
+    return result

@@ -1,0 +1,88 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from bridge import connection
+from bridge.connection import call
+from pg.errors import Unreachable
+from tests.bridge.conftest import value, wait_until
+
+
+async def put(client):
+    await client.jetstream.publish("$KV.AGENT_CONFIG.forked", b"1")
+
+
+def test_nothing_connects_at_import_or_set_up():
+    code = (
+        "import threading, django; django.setup(); import bridge.connection as c;"
+        " assert c._link is None; assert [t.name for t in threading.enumerate()] == ['MainThread']"
+    )
+    environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environ, timeout=60)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_makes_its_own_connection(jetstream):
+    call(put)
+    children = [os.fork() or run_child() for _ in range(3)]
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+    call(put)
+    assert value("AGENT_CONFIG", "forked") == 1
+
+
+def run_child():
+    try:
+        for _ in range(20):
+            call(put)
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
+
+
+def test_threads_share_one_connection(jetstream):
+    call(put)
+    link = connection.link()
+    threads = [threading.Thread(target=lambda: [call(put) for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert connection.link() is link
+
+
+def test_a_server_that_is_away_is_named_without_its_password(settings):
+    settings.NATS_URL = "nats://user:secret@127.0.0.1:1"
+    connection.close()
+    started = time.monotonic()
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1") as caught:
+        call(put, timeout_seconds=0.1)
+    assert time.monotonic() - started < 2
+    assert "secret" not in str(caught.value)
+    assert "NATS_URL" in caught.value.hint
+    connection.close()
+
+
+def test_a_wrong_password_is_said_and_the_right_one_works_again(own_jetstream, settings):
+    right = settings.NATS_URL
+    settings.NATS_URL = right.replace("@", "x@")
+    connection.close()
+    with pytest.raises(Unreachable, match=r"(?i)authorization"):
+        wait_until(lambda: call(put, 0.5))
+    settings.NATS_URL = right
+    connection.close()
+    call(put)
+
+
+def test_the_connection_comes_back_with_the_server(own_jetstream):
+    call(put)
+    own_jetstream.kill()
+    wait_until(lambda: not connection.link().is_connected())
+    with pytest.raises(Unreachable):
+        call(put)
+    own_jetstream.start()
+    wait_until(connection.link().is_connected)
+    call(put)

@@ -1,0 +1,214 @@
+"""An ORM write is in KV right after its commit; here no relay runs."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from django.db import connection as db
+from django.db import transaction
+
+from agents.models import Agent, AgentState
+from agents.registry import register_agent
+from agents.state import delete_state, write_state
+from bridge import connection, fastpath
+from bridge.fastpath import BACK_OFF_SECONDS, MAX_KEYS, breaker
+from bridge.fence import FENCE
+from bridge.models import Conflict
+from bridge.relay import Memory, relay_batch
+from bridge.session import open_session
+from tasks.models import Task
+from tasks.signals import tasks_changed
+from tests.bridge.conftest import empty_outbox, history, look, outbox, put, rows, value
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+
+@pytest.fixture
+def patient(settings, jetstream):
+    """A loaded test machine may need longer than a request may wait."""
+    settings.BRIDGE_FAST_PATH_WAIT_MS = 1_000
+    connection.call(fastpath_noop)
+
+
+async def fastpath_noop(client):
+    pass
+
+
+@pytest.mark.usefixtures("patient")
+class TestWithNats:
+    def test_saving_puts_the_value_into_kv_before_save_returns(self, agent):
+        write_state(agent.pk, {"mood": "fine", "a key": [1]})
+        assert value("AGENT_STATE", f"{agent.pk}.mood") == "fine"
+        assert value("AGENT_STATE", f"{agent.pk}.a=20key") == [1]
+        assert value("AGENT_CONFIG", str(agent.pk))["agent_type"] == "reader"
+
+    def test_deleting_deletes_the_key(self, agent):
+        write_state(agent.pk, {"mood": "fine"})
+        delete_state(agent.pk, ["mood"])
+        assert look("AGENT_STATE", f"{agent.pk}.mood").is_deleted
+
+    def test_tasks_are_pushed_by_the_orm_and_by_the_signal_of_their_room(self, agent):
+        task = Task.objects.create(task_type="echo")
+        assert value("TASK_STATE", str(task.pk))["status"] == "queued"
+        with transaction.atomic():
+            rows("UPDATE tasks.queue SET progress = '{\"done\": 1}' WHERE task_id = %s", task.pk)
+            tasks_changed.send(None, task_ids=[task.pk])
+        assert value("TASK_STATE", str(task.pk))["progress"] == {"done": 1}
+
+    def test_nothing_is_pushed_before_the_commit_or_after_a_rollback(self, agent):
+        key = f"{agent.pk}.mood"
+        with transaction.atomic():
+            write_state(agent.pk, {"mood": "fine"})
+            assert value("AGENT_STATE", key) is None
+            transaction.set_rollback(True)
+        assert value("AGENT_STATE", key) is None
+
+    def test_one_callback_serves_a_transaction(self, agent):
+        with transaction.atomic():
+            for number in range(5):
+                write_state(agent.pk, {"mood": number, "other": number})
+            hooks = [hook for _, hook, _ in db.run_on_commit if isinstance(hook, fastpath.CommitHook)]
+            assert [len(hook.keys) for hook in hooks] == [2]
+        assert value("AGENT_STATE", f"{agent.pk}.mood") == 4
+        assert len(history("KV_AGENT_STATE")) == 2
+
+    def test_a_rolled_back_savepoint_does_not_silence_the_rest(self, agent):
+        with transaction.atomic():
+            savepoint = transaction.savepoint()
+            write_state(agent.pk, {"gone": 1})
+            transaction.savepoint_rollback(savepoint)
+            write_state(agent.pk, {"kept": 2})
+        assert value("AGENT_STATE", f"{agent.pk}.kept") == 2
+        assert value("AGENT_STATE", f"{agent.pk}.gone") is None
+
+    def test_large_transactions_are_left_to_the_relay(self, agent):
+        empty_outbox()
+        write_state(agent.pk, {f"k{n}": n for n in range(MAX_KEYS + 1)})
+        assert history("KV_AGENT_STATE") == []
+        assert len(outbox()) == MAX_KEYS + 1
+
+    def test_it_deletes_nothing_and_the_relay_sees_what_it_did(self, agent, session):
+        empty_outbox()
+        write_state(agent.pk, {"mood": "fine"})
+        assert len(outbox()) == 1
+        assert relay_batch(session, Memory()).known == 1
+        assert outbox() == []
+        assert len(history("KV_AGENT_STATE")) == 1
+
+    def test_callbacks_in_reverse_order_end_at_the_newer_value(self, agent):
+        """The first writer's callback runs only after the second writer's."""
+        write_state(agent.pk, {"mood": 0})
+        first_committed, second_pushed = threading.Event(), threading.Event()
+
+        def first():
+            with own_connection(), transaction.atomic():
+                transaction.on_commit(lambda: (first_committed.set(), second_pushed.wait(20)))
+                write_state(agent.pk, {"mood": 1})
+
+        thread = threading.Thread(target=first)
+        thread.start()
+        assert first_committed.wait(20)
+        write_state(agent.pk, {"mood": 2})
+        assert value("AGENT_STATE", f"{agent.pk}.mood") == 2
+        second_pushed.set()
+        thread.join(20)
+        assert value("AGENT_STATE", f"{agent.pk}.mood") == 2
+
+    def test_a_push_that_was_overtaken_after_reading_the_outbox_loses(self, agent, monkeypatch):
+        """The older row is in hand, the newer one is published and forgotten, then the older one is sent."""
+        write_state(agent.pk, {"mood": 0})
+        read, overtaken = threading.Event(), threading.Event()
+        real = fastpath.read_newest
+
+        def read_then_wait(*arguments):
+            found = real(*arguments)
+            if threading.current_thread().name == "slow":
+                read.set()
+                overtaken.wait(20)
+            return found
+
+        monkeypatch.setattr(fastpath, "read_newest", read_then_wait)
+        slow = threading.Thread(target=lambda: write_alone(agent, 1), name="slow")
+        slow.start()
+        assert read.wait(20)
+        write_state(agent.pk, {"mood": 2})
+        with open_session() as session:
+            relay_batch(session, Memory())
+        overtaken.set()
+        slow.join(20)
+        assert value("AGENT_STATE", f"{agent.pk}.mood") == 2
+
+    def test_conflicts_are_left_to_the_relay_which_records_them(self, agent, session):
+        write_state(agent.pk, {"mood": 0})
+        put("AGENT_STATE", f"{agent.pk}.mood", "agent's own")
+        write_state(agent.pk, {"mood": 1})
+        assert value("AGENT_STATE", f"{agent.pk}.mood") == "agent's own"
+        relay_batch(session, Memory())
+        assert value("AGENT_STATE", f"{agent.pk}.mood") == 1
+        assert Conflict.objects.count() == 1
+
+    def test_a_backup_holds_it_too(self, agent):
+        with open_session([f"SELECT pg_advisory_lock({FENCE})"]):
+            write_state(agent.pk, {"mood": 1})
+            assert value("AGENT_STATE", f"{agent.pk}.mood") is None
+
+    def test_a_value_beyond_the_bucket_is_the_relay_s_to_refuse(self, agent):
+        Agent.objects.filter(pk=agent.pk).update(configuration={})
+        agent.configuration = {"big": "x" * (600 << 10)}
+        agent.save()
+        assert value("AGENT_CONFIG", str(agent.pk))["configuration"] == {}
+
+
+def write_alone(agent, mood):
+    with own_connection():
+        write_state(agent.pk, {"mood": mood})
+
+
+@contextmanager
+def own_connection():
+    """Close the thread's own Django connection at its end."""
+    try:
+        yield
+    finally:
+        db.close()
+
+
+def test_saving_works_and_is_hardly_slower_while_nats_is_away(settings):
+    settings.NATS_URL = "nats://127.0.0.1:1"
+    connection.close()
+    breaker.reset()
+    started = time.monotonic()
+    agent = register_agent("reader", "reader-1")
+    for number in range(100):
+        write_state(agent.pk, {"mood": number})
+    assert breaker.is_open()
+    assert time.monotonic() - started < 5  # waiting each time would take 100 times 50 ms and more
+    assert AgentState.objects.get().state_value == 99
+    connection.close()
+    breaker.reset()
+
+
+def test_after_the_back_off_it_tries_again(monkeypatch):
+    now = time.monotonic()
+    breaker.trip()
+    monkeypatch.setattr(fastpath.time, "monotonic", lambda: now + BACK_OFF_SECONDS + 1)
+    assert not breaker.is_open()
+    breaker.reset()
+
+
+def test_whatever_breaks_in_the_callback_the_caller_never_sees_it(jetstream, monkeypatch):
+    def explode(*arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fastpath, "push", explode)
+    register_agent("reader", "reader-1")
+    assert Agent.objects.count() >= 1
+
+
+def test_fixtures_are_loaded_in_peace(jetstream, monkeypatch):
+    touched = []
+    monkeypatch.setattr(fastpath, "touch", lambda *arguments, **options: touched.append(arguments))
+    receiver = fastpath.make_receiver(fastpath.config_key_of)
+    receiver(instance=Agent(), using="default", raw=True)
+    assert touched == []

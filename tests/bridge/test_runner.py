@@ -1,0 +1,125 @@
+"""The loop: leading, standing by, waking up, and outages."""
+
+import threading
+import time
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import pytest
+from django.db import connection as db
+
+from agents.models import Agent, AgentState
+from bridge import connection, fence
+from bridge.delivery import WAKE_SUBJECT
+from bridge.runner import Relay
+from tests.bridge.conftest import empty_outbox, history, outbox, rows, value, wait_until
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+
+@pytest.fixture(autouse=True)
+def relay_alone():
+    with patch("bridge.fastpath.push", return_value=0):
+        yield
+
+
+@contextmanager
+def running(relay):
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    try:
+        yield relay
+    finally:
+        relay.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def write(agent, key, new):
+    AgentState.objects.update_or_create(agent=agent, state_key=key, defaults={"state_value": new})
+
+
+def is_there(agent, key, new):
+    return lambda: value("AGENT_STATE", f"{agent.pk}.{key}") == new
+
+
+def test_a_relay_moves_what_is_committed_and_stops_when_told(jetstream, agent):
+    with running(Relay()):
+        wait_until(lambda: fence.has_leader(db))
+        write(agent, "a", 1)
+        wait_until(is_there(agent, "a", 1))
+        wait_until(lambda: not outbox())
+    assert not fence.has_leader(db)
+
+
+def test_raw_sql_is_found_by_the_poll(jetstream, agent):
+    with running(Relay()):
+        rows("INSERT INTO agents.state (agent_id, state_key, state_value) VALUES (%s, 'a', '1')", agent.pk)
+        wait_until(is_there(agent, "a", 1))
+
+
+def test_a_commit_wakes_the_relay_long_before_its_poll(jetstream, agent):
+    with running(Relay(poll_seconds=60)) as relay:
+        wait_until(lambda: relay.is_leading and not outbox())
+        write(agent, "a", 1)
+        wait_until(is_there(agent, "a", 1), 20)
+
+
+def test_one_relay_leads_and_another_takes_over_within_five_seconds(jetstream, agent):
+    with running(Relay()) as first:
+        wait_until(lambda: first.is_leading)
+        with running(Relay()) as second:
+            write(agent, "a", 1)
+            wait_until(is_there(agent, "a", 1))
+            assert not second.is_leading
+            first.stop()
+            wait_until(lambda: second.is_leading, 5)
+            write(agent, "a", 2)
+            wait_until(is_there(agent, "a", 2))
+
+
+def test_a_leader_whose_session_is_cut_stands_for_election_again(jetstream, agent):
+    with running(Relay()) as relay:
+        wait_until(lambda: relay.is_leading)
+        rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'mistersmith relay'"
+             " AND datname = current_database()")  # fmt: skip
+        write(agent, "a", 1)
+        wait_until(is_there(agent, "a", 1))
+        wait_until(lambda: relay.is_leading)
+
+
+def test_nothing_is_lost_while_nats_is_away(own_jetstream, agent, caplog):
+    with running(Relay()) as relay:
+        wait_until(lambda: relay.is_leading and not outbox())
+        own_jetstream.kill()
+        wait_until(lambda: not connection.link().is_connected())
+        for number in range(50):
+            write(agent, f"k{number % 10}", number)
+            Agent.objects.filter(pk=agent.pk).update(status="active" if number % 2 else "idle")
+        assert len(outbox()) == 100
+        wait_until(lambda: [r for r in caplog.records if "relay waits" in r.message])
+        own_jetstream.start()
+        wait_until(lambda: not outbox(), 20)
+    assert [value("AGENT_STATE", f"{agent.pk}.k{n}") for n in range(10)] == list(range(40, 50))
+    events = [message.sync_id for message in history("AGENT_STATE") if message.sync_id]
+    assert len(events) == len(set(events)) == 51
+    assert len([r for r in caplog.records if "relay waits" in r.message]) <= 3
+
+
+def test_a_wiped_jetstream_gets_its_buckets_back(own_jetstream, agent):
+    with running(Relay()) as relay:
+        wait_until(lambda: relay.is_leading and not outbox())
+        connection.call(lambda c: c.jetstream.delete_stream("KV_AGENT_STATE"))
+        write(agent, "a", 1)
+        wait_until(lambda: not outbox())
+    assert value("AGENT_STATE", f"{agent.pk}.a") == 1
+
+
+def test_batches_keep_their_distance(jetstream, agent):
+    empty_outbox()
+    for number in range(4):
+        rows("INSERT INTO bridge.outbox (target, key, op) VALUES ('AGENT_CONFIG', %s, 'D')", str(number))
+    started = time.monotonic()
+    with running(Relay(gap_seconds=0.2, batch_rows=1)):
+        wait_until(lambda: not outbox())
+    assert time.monotonic() - started >= 0.6
