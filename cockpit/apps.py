@@ -3,3 +3,8 @@ from django.apps import AppConfig
 
 class CockpitConfig(AppConfig):
     name = "cockpit"
+
+    def ready(self) -> None:
+        from cockpit.checks import register
+
+        register()

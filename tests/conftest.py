@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command, get_commands
+from django.conf import settings
+from django.core.management import call_command
 from django.db import connections
 from django.test import TransactionTestCase
 
@@ -21,6 +22,11 @@ ADMIN_URL = os.environ["DATABASE_URL"]  # before the worker's own database takes
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw")
 SERVER_KINDS: dict[str, Callable[[Path], Server]] = {"postgres": Postgres, "nats": Nats, "valkey": Valkey}
 _numbers = count(1)
+
+# pages need no collected files here, and passwords that live for a second no expensive digest
+settings.STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+Path(settings.STATIC_ROOT).mkdir(exist_ok=True)  # WhiteNoise warns without it
 
 
 # -- databases ----------------------------------------------------------------------------------------------
@@ -43,8 +49,7 @@ def migrate(clones: Clones) -> None:
     clones.create(f"{TEMPLATE}_new", template="template0")
     use_database(f"{TEMPLATE}_new")
     call_command("migrate", verbosity=0, interactive=False)
-    if "partitions" in get_commands():
-        call_command("partitions", "apply", stdout=StringIO())
+    call_command("partitions", "apply", stdout=StringIO())
     connections.close_all()
     clones.execute(f"ALTER DATABASE {TEMPLATE}_new RENAME TO {TEMPLATE}")
 
@@ -114,11 +119,22 @@ def broker_url() -> str:
     return os.environ["CELERY_BROKER_URL"]
 
 
+@pytest.fixture(scope="session")
+def make_home() -> Callable[[], Path]:
+    """Make an empty MISTERSMITH_HOME with a short path, which PostgreSQL's user can enter."""
+
+    def make() -> Path:
+        home = Path(tempfile.mkdtemp(prefix="own-", dir=os.environ["MISTERSMITH_HOME"]))
+        home.chmod(0o711)
+        return home
+
+    return make
+
+
 @pytest.fixture
-def own_home() -> Iterator[Path]:
-    """An empty MISTERSMITH_HOME with a short path, which PostgreSQL's user can enter."""
-    home = Path(tempfile.mkdtemp(prefix="own-", dir=os.environ["MISTERSMITH_HOME"]))
-    home.chmod(0o711)
+def own_home(make_home: Callable[[], Path]) -> Iterator[Path]:
+    """An empty MISTERSMITH_HOME for this test alone."""
+    home = make_home()
     yield home
     shutil.rmtree(home, ignore_errors=True)
 

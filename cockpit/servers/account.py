@@ -53,6 +53,10 @@ def can_execute(entry: pwd.struct_passwd, path: Path) -> bool:
 
 def shelter(path: Path) -> Path:
     """Return the folder that stands in for `path` (made when missing, anyone may enter)."""
-    place = SHELTERS / hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    place = shelter_path(path)
     place.mkdir(mode=0o755, parents=True, exist_ok=True)
     return place
+
+
+def shelter_path(path: Path) -> Path:
+    return SHELTERS / hashlib.sha256(str(path).encode()).hexdigest()[:12]

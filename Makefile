@@ -1,0 +1,117 @@
+# Mister Smith: `make up` runs everything on this machine, `make test` tests it. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin/python
+MANAGE := $(RUN) manage.py
+WORKERS ?= 2
+# more for pytest: make test ARGS="-k agents -x"
+ARGS ?=
+# what tests need beyond the wheels; chromium, pgbouncer and prometheus join with the first test that needs them
+SYSTEM_PACKAGES ?= postgresql-15
+
+.PHONY: help up down test check test-deep faults bench bench-check system-deps clean format
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@echo; echo "DETACH=1 make up returns after the banner, DEMO=0 leaves the demo fleet out; ONLY=tasks make bench"
+
+up: $(VENV)/.installed ## run everything; Ctrl-C stops it
+	@exec $(MANAGE) up
+
+down: $(VENV)/.installed ## stop what `make up` started; the data stays
+	@exec $(MANAGE) down
+
+test: $(VENV)/.installed-dev ## all tests but the deep ones, on servers of their own
+	@exec $(RUN) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+check: $(VENV)/.installed-dev ## format, lint, types, migrations, tests
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy .
+	$(MANAGE) makemigrations --check --dry-run
+	@$(MAKE) test
+
+test-deep: $(VENV)/.installed-dev ## the long tests: clusters, replicas, versions, whole page tables
+	@$(call pytest_some,-m deep)
+
+faults: $(VENV)/.installed-dev ## kill things while they work, and count
+	@test -d tests/faults || { echo "tests/faults: no fault tests yet, nothing was run"; exit 0; }; \
+	$(call pytest_some,tests/faults -m 'deep or not deep')
+
+bench: $(VENV)/.installed-dev ## measure (ONLY=<room> for one, QUICK=1 for a try that never counts)
+	@shopt -s nullglob; scripts=(bench/$${ONLY:-*}.py); \
+	if [ $${#scripts[@]} = 0 ]; then echo "bench/$${ONLY:-*}.py: no benchmark yet, nothing was measured"; exit 0; fi; \
+	for script in "$${scripts[@]}"; do echo "== $$script"; $(RUN) "$$script"; done
+
+bench-check: $(VENV)/.installed-dev ## hold the last measurements against bench/bars.toml
+	@if [ ! -f bench/bars.toml ]; then echo "bench/bars.toml: no bars yet, nothing was checked"; exit 0; fi; \
+	$(RUN) -m bench.check
+
+format: $(VENV)/.installed-dev ## format the code
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+system-deps: ## install the packages of the system that some tests need (root or sudo; OFFLINE=1 goes without)
+	@missing=(); for name in $(SYSTEM_PACKAGES); do \
+		dpkg -s "$$name" >/dev/null 2>&1 || missing+=("$$name"); done; \
+	if [ $${#missing[@]} = 0 ]; then echo "system packages: all there ($(SYSTEM_PACKAGES))"; exit 0; fi; \
+	if [ -n "$${OFFLINE:-}" ]; then echo "OFFLINE: not installed: $${missing[*]}"; exit 0; fi; \
+	as_root=(); if [ "$$(id -u)" != 0 ]; then as_root=(sudo -n); fi; \
+	command -v apt-get >/dev/null || { echo "no apt-get here: install by hand: $${missing[*]}" >&2; exit 2; }; \
+	"$${as_root[@]}" apt-get update -qq; \
+	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		"$${missing[@]}"
+
+clean: ## stop, and remove what make has made: data, environment, caches
+	@if [ -x $(RUN) ] && [ -f $(VENV)/.installed ]; then $(MANAGE) down && $(RUN) -m cockpit.servers.clean; fi
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache bench/results
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "clean: the next \`make up\` starts from nothing"
+
+# -- the environment: made once, brought up to date when the pinned requirements change --------------------
+$(VENV)/.installed: requirements.txt
+	@$(make_venv)
+	@$(call install,requirements.txt)
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt requirements.txt
+	@$(make_venv)
+	@$(call install,requirements-dev.txt)
+	@touch $(VENV)/.installed $@
+
+define install
+	echo "installing $(1) into $(VENV) ..."; \
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-virtualenv -r $(1) || { \
+		echo "$(1) could not be installed (see above)" >&2; \
+		echo "HINT: the Python package index must be reachable; run the same command again" >&2; exit 2; }
+endef
+
+# an environment without pip was interrupted while it was made: begin anew
+define make_venv
+	if ! $(RUN) -m pip --version >/dev/null 2>&1; then \
+		python=; for name in $(PYTHON) python3.13 python3.12 python3.11; do \
+			if command -v "$$name" >/dev/null && "$$name" -c \
+				'import sys; sys.exit(not (3, 11) <= sys.version_info)' 2>/dev/null; \
+			then python="$$name"; break; fi; done; \
+		if [ -z "$$python" ]; then \
+			echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1 || true)" >&2; \
+			echo "HINT: install it (Debian, Ubuntu: apt-get install python3 python3-venv)," \
+				"or name one: make up PYTHON=/path/to/python3.12" >&2; exit 2; fi; \
+		rm -rf $(VENV); echo "making $(VENV) with $$("$$python" --version) ..."; \
+		if ! said="$$("$$python" -m venv $(VENV) 2>&1)"; then \
+			rm -rf $(VENV); printf '%s\n' "$$said" >&2; \
+			echo "HINT: the module venv is missing or broken (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
+			exit 2; fi; fi
+endef
+
+# pytest ends with 5 when it finds no test: say so, and go on
+define pytest_some
+	code=0; $(RUN) -m pytest $(1) $(ARGS) || code=$$?; \
+	if [ $$code = 5 ]; then echo "$(1): no such tests yet, nothing was run"; exit 0; fi; exit $$code
+endef

@@ -1,0 +1,34 @@
+"""What a reader asserts about what it has read."""
+
+from collections.abc import Iterable, Iterator
+from uuid import UUID
+
+from demo.modules import Module
+from demo.reader import Entity
+from knowledge.claims import Claim
+
+
+def claims_of(module: Module, entities: Iterable[Entity], reader: UUID) -> list[Claim]:
+    """Return the claims about a module and all that is in it, with file and line as evidence."""
+    return [claim for entity in entities for claim in describe(entity, str(module.path), reader)]
+
+
+def describe(entity: Entity, file: str, reader: UUID) -> Iterator[Claim]:
+    place = {"file": file, "line": entity.line}
+    said = {
+        "defined_at": place,
+        "signature": entity.signature,
+        "summary": entity.summary,
+        "documentation": entity.documentation,
+    }
+    for predicate, value in said.items():
+        if value:
+            yield Claim(
+                f"python.{entity.kind}",
+                entity.name,
+                predicate,
+                value,
+                source_agent_id=reader,
+                confidence=1.0,
+                evidence=place,
+            )

@@ -1,0 +1,96 @@
+"""What the other tests rely on."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.django_db
+def test_rolled_back_rows_are_gone_first():
+    assert not User.objects.filter(username="rolled-back").exists()
+    User.objects.create(username="rolled-back")
+
+
+@pytest.mark.django_db
+def test_rolled_back_rows_are_gone_second():
+    test_rolled_back_rows_are_gone_first()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_committed_rows_and_tables_are_gone_first():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('left_over')")
+        assert cursor.fetchone() == (None,)
+        cursor.execute("CREATE SCHEMA kept CREATE TABLE left_over (x int)")
+        cursor.execute("CREATE TABLE left_over (x int)")
+    assert not User.objects.filter(username="committed").exists()
+    User.objects.create(username="committed")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_committed_rows_and_tables_are_gone_second():
+    test_committed_rows_and_tables_are_gone_first()
+
+
+def test_own_database_is_migrated_and_no_one_elses(own_database):
+    with own_database.connect() as own:
+        assert own.execute("SELECT count(*) FROM django_migrations").fetchone() > (0,)
+        assert own.execute("SELECT current_database()").fetchone() == (own_database.name,)
+
+
+def test_servers_belong_to_the_run_and_not_to_make_up():
+    assert Path(os.environ["MISTERSMITH_HOME"]).name.startswith("mistersmith-test-")
+    with psycopg.connect(os.environ["DATABASE_URL"]) as session:
+        port = session.info.port
+    assert 20_001 <= port <= 32_767
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_ended_run_leaves_no_process(tmp_path, number):
+    run = subprocess.Popen(
+        start_of_run(tmp_path), cwd=ROOT, env=clean_environ(), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert "waits for its end" in next(line for line in run.stdout if "waits" in line)
+        children = psutil.Process(run.pid).children(recursive=True)
+        assert {child.name() for child in children} >= {"postgres", "nats-server", "valkey-server"}
+        run.send_signal(number)
+        run.communicate(timeout=30)
+        _gone, alive = psutil.wait_procs(children, timeout=30)
+        assert not alive
+    finally:
+        run.kill()
+
+
+def start_of_run(folder):
+    test = folder / "test_waiting.py"
+    test.write_text("import threading\ndef test_waits():\n    print('waits for its end', flush=True)\n"
+                    "    threading.Event().wait(60)\n")  # fmt: skip
+    return [sys.executable, "-m", "pytest", "-s", "-c", "pyproject.toml", "--rootdir=.", str(test)]
+
+
+def clean_environ():
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+
+def test_a_skip_fails_a_run_that_requires_all(tmp_path):
+    test = tmp_path / "test_skipping.py"
+    test.write_text("import pytest\ndef test_skips():\n    pytest.skip('no chromium')\n")
+    argv = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "--rootdir=.", str(test)]
+    lenient = subprocess.run(argv, cwd=ROOT, env=clean_environ(), capture_output=True, text=True)
+    strict = subprocess.run(
+        argv, cwd=ROOT, env={**clean_environ(), "REQUIRE_ALL": "1"}, capture_output=True, text=True
+    )
+    assert (lenient.returncode, strict.returncode) == (0, 1)
+    assert "not run: 1 (no chromium)" in lenient.stdout
+    assert "was not run: no chromium" in strict.stdout
