@@ -7,12 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
+from django.db.models import JSONField, Value
 from django.utils import timezone
 
 from agents.errors import StaleEpoch, UnknownAgent
 from agents.models import AgentState
 from pg.errors import Refused
 
+JSON_NULL = Value(None, JSONField())  # a bare None would be SQL's NULL
 MAX_VALUE_BYTES = 2 * 1024 * 1024  # the AGENT_STATE bucket's limit
 
 
@@ -79,13 +81,15 @@ def _hold_epoch(agent_id: UUID, epoch: int) -> None:
 
 
 def _set(agent_id: UUID, key: str, value: Any, expires_at: datetime | None) -> AgentState:
+    stored = JSON_NULL if value is None else value
     row, is_new = AgentState.objects.get_or_create(
-        agent_id=agent_id, state_key=key, defaults={"state_value": value, "expires_at": expires_at}
+        agent_id=agent_id, state_key=key, defaults={"state_value": stored, "expires_at": expires_at}
     )
     if not is_new and (row.state_value, row.expires_at) != (value, expires_at):
-        row.state_value, row.expires_at = value, expires_at
+        row.state_value, row.expires_at = stored, expires_at
         row.save(update_fields=["state_value", "expires_at"])
         row.refresh_from_db(fields=["version", "updated_at", "checksum"])
+    row.state_value = value
     return row
 
 

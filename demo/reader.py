@@ -26,8 +26,11 @@ class Entity:
 
 
 def read_source(source: str, module: str, max_entities: int = MAX_ENTITIES) -> list[Entity]:
-    """Return the module first, then its public classes, functions and methods in their order, at most
-    `max_entities` in all; of several with one name (a property's setter, an overload) the first. Raises SyntaxError (or ValueError, for NUL) where the source does not parse."""
+    """Return the module first, then its public classes, functions and methods in their order.
+
+    At most `max_entities` in all; of several with one name (a property's setter, an overload) the first. Raises
+    SyntaxError (or ValueError, for NUL) where the source does not parse.
+    """
     tree = ast.parse(source, filename=module)
     entities = {module: Entity("module", module, 1, "", *split_docstring(tree))}
     for node, name in definitions_in(tree, module):

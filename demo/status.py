@@ -74,7 +74,10 @@ def list_failures() -> list[str]:
     failed = Task.objects.filter(task_type__in=TASK_TYPES, status=TaskStatus.FAILED).order_by("-created_at")[
         :10
     ]
-    return [f"{task} failed after {task.retry_count + 1} attempts: {first_line(task.status_reason)}" for task in failed]
+    return [
+        f"{task} failed after {task.retry_count + 1} attempts: {first_line(task.status_reason)}"
+        for task in failed
+    ]
 
 
 def first_line(text: str | None) -> str:

@@ -59,9 +59,6 @@ class FactAdmin(ReadOnlyAdmin, BigTableAdmin):
     uuid_search_fields = ("pk", "source_agent_id")
     actions = ["retract"]
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Fact]:
-        return super().get_queryset(request).defer("search_text")
-
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Fact], search_term: str
     ) -> tuple[QuerySet[Fact], bool]:

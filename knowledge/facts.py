@@ -40,7 +40,7 @@ def assert_fact(entity_type: str, entity_id: str, predicate: str, value: Any, **
     """Assert one fact; return the row that holds now. `options` are the other fields of `Claim`; raises like
     `assert_facts`."""
     done = assert_facts([Claim(entity_type, entity_id, predicate, value, **options)])
-    return Fact.objects.defer("search_text").get(pk=done.fact_ids[0])
+    return _get(done.fact_ids[0])
 
 
 def assert_facts(claims: Iterable[Claim]) -> Asserted:
@@ -134,9 +134,10 @@ def close_fact(fact_id: UUID, valid_until: datetime | None = None) -> Fact:
 
 def _get(fact_id: UUID) -> Fact:
     try:
-        return Fact.objects.defer("search_text").get(pk=fact_id)
+        found: Fact = Fact.objects.get(pk=fact_id)
     except Fact.DoesNotExist:
         raise UnknownFact(f"{fact_id}: no such fact", "see `manage.py knowledge history <entity>`") from None
+    return found
 
 
 def facts_of(
@@ -149,7 +150,7 @@ def facts_of(
 ) -> list[Fact]:
     """Return the facts about an entity that hold at `as_of`, by what was known at `known_at` (None: now). One query."""
     found = Fact.objects.held(as_of, known_at).filter(**_named(entity_id, entity_type, predicate))
-    return list(found.defer("search_text").order_by("entity_type", "predicate", "valid_from", "fact_id"))
+    return list(found.order_by("entity_type", "predicate", "valid_from", "fact_id"))
 
 
 def history_of(
@@ -157,7 +158,7 @@ def history_of(
 ) -> list[Fact]:
     """Return all that was ever recorded about an entity, retracted facts too, newest first. One query."""
     found = Fact.objects.filter(**_named(entity_id, entity_type, predicate)).select_related("source_agent")
-    return list(found.defer("search_text").order_by("-valid_from", "-created_at")[:limit])
+    return list(found.order_by("-valid_from", "-created_at")[:limit])
 
 
 def _named(entity_id: str, entity_type: str | None, predicate: str | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from pgvector.django import HalfVectorField
 
 from agents.models import Agent
-from knowledge.querysets import FactQuerySet
+from knowledge.querysets import FactManager
 from partitions.declare import by_list
 from pg.uuid7 import uuid7
 
@@ -55,10 +55,11 @@ class Fact(models.Model):
         db_persist=True,
     )
 
-    objects = FactQuerySet.as_manager()
+    objects = FactManager()
 
     class Meta:
         db_table = '"knowledge"."facts"'
+        base_manager_name = "objects"
 
     def __str__(self) -> str:
         return f"{self.entity_id} {self.predicate}"

@@ -27,3 +27,10 @@ class FactQuerySet(models.QuerySet[Any]):
         if known_at is not None:
             unfinished |= Q(closed_at__gt=known_at)
         return Q(valid_from__lte=moment) & unfinished
+
+
+class FactManager(models.Manager.from_queryset(FactQuerySet)):  # type: ignore[misc]
+    """Never loads `search_text`: it is made for comparing, and bigger than the fact."""
+
+    def get_queryset(self) -> Any:
+        return super().get_queryset().defer("search_text")

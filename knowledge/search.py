@@ -84,7 +84,7 @@ def _best(found: Any, words: str, limit: int) -> list[Hit]:
     query = StemmedQuery(words)
     rank = SearchRank(F("search_text"), query, weights=WEIGHTS, cover_density=True)
     rows = found.filter(search_text=query).annotate(score=rank, is_text=Q(object_type="text"))
-    rows = rows.select_related("source_agent").defer("search_text")
+    rows = rows.select_related("source_agent")
     return [_hit(row) for row in rows.order_by("-score", "-is_text", "entity_id", "predicate")[:limit]]
 
 

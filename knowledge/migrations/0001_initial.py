@@ -57,6 +57,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'db_table': '"knowledge"."facts"',
+                'base_manager_name': 'objects',
             },
         ),
         CreatePartitionedTable(

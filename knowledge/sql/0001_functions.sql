@@ -13,7 +13,7 @@ CREATE FUNCTION knowledge.create_model_partition(p_model text, p_dimensions inte
 LANGUAGE plpgsql AS $$
 DECLARE
   v_leaf regclass;
-  v_name text := left('embeddings_' || trim('_' FROM lower(regexp_replace(p_model, '[^a-zA-Z0-9]+', '_', 'g'))), 54);
+  v_name text := left('embeddings_' || trim('_' FROM lower(regexp_replace(p_model, '[^a-zA-Z0-9]+', '_', 'g'))), 49);
 BEGIN
   IF p_model = '' OR p_dimensions NOT BETWEEN 1 AND 4000 THEN
     RAISE EXCEPTION 'model % of % dimensions: needs a name and 1 to 4000 dimensions', quote_literal(p_model), p_dimensions

@@ -35,6 +35,12 @@ def test_what_is_written_is_read_and_versions_grow(agent):
     assert read_state(agent.pk) == {"a": 2, "b": [None]}
 
 
+def test_none_is_a_value_like_any_other(agent):
+    assert [row.version for row in write_state(agent.pk, {"a": None, "b": 1})] == [1, 1]
+    assert [row.version for row in write_state(agent.pk, {"a": None, "b": None})] == [1, 2]
+    assert read_state(agent.pk) == {"a": None, "b": None}
+
+
 def test_an_equal_value_changes_nothing(agent):
     write_state(agent.pk, {"a": {"x": 1}})
     before = AgentState.objects.get(agent=agent).updated_at
