@@ -1,7 +1,7 @@
 """Write and read an agent's state in PostgreSQL. The outbox tells JetStream in the same transaction."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -93,11 +93,18 @@ def _set(agent_id: UUID, key: str, value: Any, expires_at: datetime | None) -> A
     return row
 
 
-def read_state(agent_id: UUID) -> dict[str, Any]:
-    """Return the agent's live state, expired keys left out. One query; empty for an unknown agent."""
-    rows = AgentState.objects.filter(agent_id=agent_id).values_list("state_key", "state_value", "expires_at")
+def read_state(agent_id: UUID, keys: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the agent's live state, or these keys of it; expired ones are left out. One query; empty for an unknown
+    agent."""
+    rows = AgentState.objects.filter(agent_id=agent_id)
+    if keys is not None:
+        rows = rows.filter(state_key__in=keys)
     now = timezone.now()
-    return {key: value for key, value, expires_at in rows if expires_at is None or expires_at > now}
+    return {
+        key: value
+        for key, value, expires_at in rows.values_list("state_key", "state_value", "expires_at")
+        if expires_at is None or expires_at > now
+    }
 
 
 def delete_state(agent_id: UUID, keys: list[str]) -> int:

@@ -21,13 +21,21 @@ def note_current(reader: UUID, module: str) -> None:
 
 
 def note_read(reader: UUID, module: str, facts: int) -> None:
-    """Add a module to the reader's counters; save a checkpoint after every 25th."""
+    """Note what came of a module and add it to the reader's counters; save a checkpoint after every 25th."""
     with transaction.atomic():
         lock(reader)
-        state = read_state(reader)
-        modules = state.get("modules_read", 0) + 1
-        counters = {"modules_read": modules, "facts": state.get("facts", 0) + facts, "last_module": module}
-        write_state(reader, {**counters, "current_module": ""})
+        counted = read_state(reader, ["modules_read", "facts"])
+        modules = counted.get("modules_read", 0) + 1
+        write_state(
+            reader,
+            {
+                f"module.{module}": {"facts": facts, "read_at": timezone.now().isoformat(timespec="seconds")},
+                "modules_read": modules,
+                "facts": counted.get("facts", 0) + facts,
+                "last_module": module,
+                "current_module": "",
+            },
+        )
         if modules % CHECKPOINT_MODULES == 0:
             create_checkpoint(reader, f"{modules} modules", trigger_event="modules_read")
 
