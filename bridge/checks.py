@@ -10,13 +10,14 @@ from bridge.outbox import read_depth
 from monitoring.registry import Finding, register_check, register_metric
 from pg.errors import MisterSmithError
 
+LOOK_SECONDS = 5  # doctor must not wait for a server that is down
 OLDEST_SECONDS = 5  # beyond that a write is critically late
 
 
 def check_topology() -> Iterator[Finding]:
     """Compare buckets and streams with their declaration."""
     try:
-        found = setup.read_found()
+        found = setup.read_found(LOOK_SECONDS)
     except MisterSmithError as error:
         yield Finding(False, str(error), error.hint)
         return

@@ -31,6 +31,7 @@ T = TypeVar("T")
 CONNECT_SECONDS = 2
 RECONNECT_SECONDS = 0.2
 API_SECONDS = 5
+PATIENCE_SECONDS = 5  # for the first connection, however long the work itself may take
 PENDING_BYTES = 16 << 20
 HINT = "is nats-server up? run `manage.py status`, start it with `make up`, or correct NATS_URL"
 
@@ -57,9 +58,14 @@ class Link:
         self._client = asyncio.run_coroutine_threadsafe(self._connect(), self._loop)
 
     def call(self, work: Callable[[Client], Coroutine[Any, Any, T]], timeout_seconds: float) -> T:
-        """Run `work(client)` on the loop and return what it returns; raise Unreachable at the deadline."""
-        deadline = time.monotonic() + timeout_seconds
-        client = self._wait_for(self._client, deadline)
+        """Run `work(client)` on the loop and return what it returns.
+
+        Raises Unreachable at the deadline, after PATIENCE_SECONDS without a first connection, and at once while a
+        lost connection is not back.
+        """
+        started = time.monotonic()
+        deadline = started + timeout_seconds
+        client = self._wait_for(self._client, min(deadline, started + PATIENCE_SECONDS))
         if not client.nc.is_connected:
             raise self._unreachable()
         running = asyncio.run_coroutine_threadsafe(work(client), self._loop)

@@ -3,30 +3,17 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from bridge import topology
 from bridge.connection import Client
 from bridge.models import Op
-from bridge.outbox import Row
+from bridge.outbox import Row, Slot
 from bridge.publisher import BAD_SUBJECT, TOO_LARGE, Last, Message, Outcome, read_last, read_sync_ids
 
 WAKE_SUBJECT = "bridge.wake"  # core NATS, lossy: tells the relay that something was committed
 ORIGIN = {"Sync-Origin": "pg"}
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 ABSENT = Last(0)
-
-
-@dataclass(frozen=True, order=True)
-class Slot:
-    """Where a row goes: a subject of a stream."""
-
-    stream: str
-    subject: str
-
-
-def slot_of(row: Row) -> Slot:
-    return Slot(row.stream, row.subject)
 
 
 def to_message(row: Row, last: Last) -> Message:
@@ -36,7 +23,7 @@ def to_message(row: Row, last: Last) -> Message:
         headers["KV-Operation"] = "DEL"
     if row.is_event:
         headers["Nats-Msg-Id"] = f"{row.key}/{row.outbox_id}"
-    return Message(row.subject, (row.payload or "").encode(), headers)
+    return Message(row.slot.subject, row.data, headers)
 
 
 def is_superseded(row: Row, last: Last) -> bool:
@@ -49,21 +36,20 @@ def is_conflict(row: Row, last: Last) -> bool:
     return row.base_revision is not None and last.is_foreign and last.revision > row.base_revision
 
 
-def find_refusal(row: Row) -> Outcome | None:
+def read_limits() -> dict[tuple[bool, str], int]:
+    """Return the largest value in bytes of every declared stream (True, name) and bucket (False, name)."""
+    buckets = {(False, name): bucket.max_value_bytes for name, bucket in topology.buckets().items()}
+    return buckets | {(True, name): stream.max_message_bytes for name, stream in topology.streams().items()}
+
+
+def find_refusal(row: Row, limits: Mapping[tuple[bool, str], int]) -> Outcome | None:
     """Return why no server could ever take this row; None: one might."""
-    if not row.is_known:
+    limit = limits.get((row.is_event, row.target))
+    if limit is None:
         return Outcome(code=BAD_SUBJECT, text=f"no bucket or stream {row.target} is declared")
-    size = len((row.payload or "").encode())
-    limit = largest_value(row)
-    if size > limit:
-        return Outcome(code=TOO_LARGE, text=f"{size} bytes, {row.target} takes {limit}")
+    if len(row.data) > limit:
+        return Outcome(code=TOO_LARGE, text=f"{len(row.data)} bytes, {row.target} takes {limit}")
     return None
-
-
-def largest_value(row: Row) -> int:
-    if row.is_event:
-        return topology.streams()[row.target].max_message_bytes
-    return topology.buckets()[row.target].max_value_bytes
 
 
 def is_final(outcome: Outcome) -> bool:
@@ -97,5 +83,5 @@ async def publish_rows(
     client: Client, rows: Sequence[Row], lasts: Mapping[Slot, Last], timeout_seconds: float
 ) -> list[Outcome]:
     """Publish each row by compare-and-set against `lasts`; return the outcomes in the same order."""
-    messages = [to_message(row, lasts[slot_of(row)]) for row in rows]
+    messages = [to_message(row, lasts[row.slot]) for row in rows]
     return await client.publisher.publish(messages, timeout_seconds)

@@ -25,8 +25,8 @@ from bridge.delivery import (
     is_conflict,
     is_superseded,
     publish_rows,
+    read_limits,
     read_slots,
-    slot_of,
 )
 from bridge.fence import join_fence
 from bridge.keys import agent_state_key
@@ -103,9 +103,10 @@ def push(using: str, keys: Iterable[Key]) -> int:
 
 async def publish_newest(client: Client, rows: Sequence[Row], timeout_seconds: float) -> int:
     """Publish what JetStream lacks, but for conflicts and impossible rows: the relay records those."""
-    rows = [row for row in rows if not find_refusal(row)]
-    lasts = await read_slots(client, [slot_of(row) for row in rows], timeout_seconds)
-    lasting = [(row, lasts[slot_of(row)]) for row in rows]
+    limits = read_limits()
+    rows = [row for row in rows if not find_refusal(row, limits)]
+    lasts = await read_slots(client, [row.slot for row in rows], timeout_seconds)
+    lasting = [(row, lasts[row.slot]) for row in rows]
     todo = [row for row, last in lasting if not is_superseded(row, last) and not is_conflict(row, last)]
     outcomes = await publish_rows(client, todo, lasts, timeout_seconds) if todo else []
     return sum(outcome.is_stored for outcome in outcomes)

@@ -2,16 +2,24 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from bridge import topology
 from bridge.models import Op
 from bridge.publisher import Last
 
 COLUMNS = "outbox_id, target, key, op, base_revision, payload"
 NOT_HELD = "NOT EXISTS (SELECT FROM bridge.quarantine q WHERE q.target = o.target AND q.key = o.key)"
 RECENT_IDS = 2_000  # how far back the fast path looks for the rows of a commit that is just over
+
+
+class Slot(NamedTuple):
+    """Where a row goes: a subject of a stream."""
+
+    stream: str
+    subject: str
 
 
 @dataclass(frozen=True)
@@ -29,18 +37,15 @@ class Row:
     def is_event(self) -> bool:
         return self.op == Op.EVENT
 
-    @property
-    def stream(self) -> str:
-        return self.target if self.is_event else f"KV_{self.target}"
+    @cached_property
+    def slot(self) -> Slot:
+        if self.is_event:
+            return Slot(self.target, self.key)
+        return Slot(f"KV_{self.target}", f"$KV.{self.target}.{self.key}")
 
-    @property
-    def subject(self) -> str:
-        return self.key if self.is_event else f"$KV.{self.target}.{self.key}"
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the target is declared."""
-        return self.target in (topology.streams() if self.is_event else topology.buckets())
+    @cached_property
+    def data(self) -> bytes:
+        return (self.payload or "").encode()
 
 
 def read_rows(db: BaseDatabaseWrapper, limit: int) -> list[Row]:

@@ -15,18 +15,17 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from bridge import connection
 from bridge.delivery import (
     ABSENT,
-    Slot,
     find_refusal,
     is_conflict,
     is_final,
     is_superseded,
     publish_rows,
+    read_limits,
     read_slots,
     read_stored_ids,
-    slot_of,
 )
 from bridge.fence import shared_fence
-from bridge.outbox import Row, delete_rows, quarantine_row, read_rows, record_conflicts
+from bridge.outbox import Row, Slot, delete_rows, quarantine_row, read_rows, record_conflicts
 from bridge.publisher import NO_RESPONDERS, WRONG_LAST_SEQUENCE, Last, Outcome
 
 BATCH_ROWS = 1_000
@@ -113,7 +112,7 @@ def make_lanes(rows: Iterable[Row], batch: Batch) -> dict[Slot, deque[Row]]:
     """Return the rows to publish by slot, oldest first; of a bucket's key only the newest, the older are done."""
     lanes: dict[Slot, deque[Row]] = {}
     for row in rows:
-        lane = lanes.setdefault(slot_of(row), deque())
+        lane = lanes.setdefault(row.slot, deque())
         if lane and not row.is_event:
             batch.done_ids.append(lane.pop().outbox_id)
             batch.replaced += 1
@@ -123,7 +122,8 @@ def make_lanes(rows: Iterable[Row], batch: Batch) -> dict[Slot, deque[Row]]:
 
 def deliver_round(db: BaseDatabaseWrapper, memory: Memory, heads: Sequence[Row], batch: Batch) -> set[Slot]:
     """Publish one row per slot; return the slots whose row JetStream has."""
-    refusals = {row.outbox_id: refusal for row in heads if (refusal := find_refusal(row))}
+    limits = read_limits()
+    refusals = {row.outbox_id: refusal for row in heads if (refusal := find_refusal(row, limits))}
     possible = [row for row in heads if row.outbox_id not in refusals]
     known = find_known(memory, possible, learn(memory, possible))
     todo = [row for row in possible if row.outbox_id not in known]
@@ -131,8 +131,8 @@ def deliver_round(db: BaseDatabaseWrapper, memory: Memory, heads: Sequence[Row],
     outcomes = refusals | publish(memory, todo)
     batch.known += len(known)
     batch.done_ids += known
-    return {slot_of(row) for row in heads if row.outbox_id in known} | {
-        slot_of(row)
+    return {row.slot for row in heads if row.outbox_id in known} | {
+        row.slot
         for row in heads
         if row.outbox_id in outcomes and settle(db, memory, row, outcomes[row.outbox_id], batch)
     }
@@ -141,7 +141,7 @@ def deliver_round(db: BaseDatabaseWrapper, memory: Memory, heads: Sequence[Row],
 def learn(memory: Memory, rows: Sequence[Row]) -> set[Slot]:
     """Read the slots that memory lacks; return those read. An event's subject is nearly always new: it is taken as
     empty until JetStream says otherwise."""
-    missing = {slot_of(row): row.is_event for row in rows if slot_of(row) not in memory.lasts}
+    missing = {row.slot: row.is_event for row in rows if row.slot not in memory.lasts}
     unread = [slot for slot, is_event in missing.items() if not is_event or slot in memory.unsure]
     if unread:
         found = connection.call(lambda client: read_slots(client, unread, ANSWER_SECONDS), CALL_SECONDS)
@@ -162,27 +162,23 @@ def find_known(memory: Memory, rows: Sequence[Row], fresh: set[Slot]) -> set[int
     Events of one subject may commit in another order than their ids, so its newest message does not speak for the
     others: where that was just read, or is of a later id, all ids there are read.
     """
-    known = {
-        row.outbox_id for row in rows if not row.is_event and is_superseded(row, memory.lasts[slot_of(row)])
-    }
-    slots = [
-        slot_of(row) for row in rows if row.is_event and needs_scan(row, memory.lasts[slot_of(row)], fresh)
-    ]
+    known = {row.outbox_id for row in rows if not row.is_event and is_superseded(row, memory.lasts[row.slot])}
+    slots = [row.slot for row in rows if row.is_event and needs_scan(row, memory.lasts[row.slot], fresh)]
     if not slots:
         return known
     stored = connection.call(lambda client: read_stored_ids(client, slots, ANSWER_SECONDS), CALL_SECONDS)
     for slot, ids in stored.items():
         memory.lasts[slot] = replace(memory.lasts[slot], sync_id=max(ids, default=0))
-    return known | {row.outbox_id for row in rows if row.outbox_id in stored.get(slot_of(row), ())}
+    return known | {row.outbox_id for row in rows if row.outbox_id in stored.get(row.slot, ())}
 
 
 def needs_scan(row: Row, last: Last, fresh: set[Slot]) -> bool:
-    return is_superseded(row, last) or (slot_of(row) in fresh and last.revision > 0)
+    return is_superseded(row, last) or (row.slot in fresh and last.revision > 0)
 
 
 def note_conflicts(db: BaseDatabaseWrapper, memory: Memory, rows: Iterable[Row], batch: Batch) -> None:
     """Keep what the last write wins over, before it is replaced."""
-    lost = [(row, last) for row in rows if is_conflict(row, last := memory.lasts[slot_of(row)])]
+    lost = [(row, last) for row in rows if is_conflict(row, last := memory.lasts[row.slot])]
     if lost:
         record_conflicts(db, lost)
         batch.conflicts += len(lost)
@@ -201,19 +197,19 @@ def publish(memory: Memory, rows: Sequence[Row]) -> dict[int, Outcome]:
 def settle(db: BaseDatabaseWrapper, memory: Memory, row: Row, outcome: Outcome, batch: Batch) -> bool:
     """Note what became of a row; return whether JetStream has it."""
     if outcome.sequence is not None:
-        newest = max(row.outbox_id, memory.lasts[slot_of(row)].sync_id)
-        memory.lasts[slot_of(row)] = Last(outcome.sequence, newest)
+        newest = max(row.outbox_id, memory.lasts[row.slot].sync_id)
+        memory.lasts[row.slot] = Last(outcome.sequence, newest)
         batch.published += 1
         batch.done_ids.append(row.outbox_id)
         return True
-    memory.doubt(slot_of(row))
+    memory.doubt(row.slot)
     if is_final(outcome):
         refuse(db, memory, row, outcome, batch)
         return False
     batch.doubtful += 1
     batch.is_stream_missing |= outcome.code == NO_RESPONDERS
     if outcome.code != WRONG_LAST_SEQUENCE and not batch.trouble:
-        batch.trouble = f"{row.subject}: {outcome.text}"
+        batch.trouble = f"{row.slot.subject}: {outcome.text}"
     return False
 
 

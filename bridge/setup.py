@@ -34,9 +34,9 @@ class Found:
     max_payload: int
 
 
-def read_found() -> Found:
+def read_found(timeout_seconds: float = SETUP_SECONDS) -> Found:
     """Return what the server has of the declared streams. Raises Unreachable."""
-    return call(_read_found, SETUP_SECONDS)
+    return call(_read_found, timeout_seconds)
 
 
 async def _read_found(client: Client) -> Found:

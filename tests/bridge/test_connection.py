@@ -66,12 +66,17 @@ def test_a_server_that_is_away_is_named_without_its_password(settings):
     connection.close()
 
 
+def complaint():
+    with pytest.raises(Unreachable) as caught:
+        call(put, 0.2)
+    return str(caught.value)
+
+
 def test_a_wrong_password_is_said_and_the_right_one_works_again(own_jetstream, settings):
     right = settings.NATS_URL
     settings.NATS_URL = right.replace("@", "x@")
     connection.close()
-    with pytest.raises(Unreachable, match=r"(?i)authorization"):
-        wait_until(lambda: call(put, 0.5))
+    wait_until(lambda: "authorization" in complaint().lower())
     settings.NATS_URL = right
     connection.close()
     call(put)

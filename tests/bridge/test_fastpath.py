@@ -1,5 +1,6 @@
 """An ORM write is in KV right after its commit; here no relay runs."""
 
+import asyncio
 import threading
 import time
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("committed")
 @pytest.fixture
 def patient(settings, jetstream):
     """A loaded test machine may need longer than a request may wait."""
-    settings.BRIDGE_FAST_PATH_WAIT_MS = 1_000
+    settings.BRIDGE_FAST_PATH_WAIT_MS = 5_000
     connection.call(fastpath_noop)
 
 
@@ -115,28 +116,14 @@ class TestWithNats:
         thread.join(20)
         assert value("AGENT_STATE", f"{agent.pk}.mood") == 2
 
-    def test_a_push_that_was_overtaken_after_reading_the_outbox_loses(self, agent, monkeypatch):
-        """The older row is in hand, the newer one is published and forgotten, then the older one is sent."""
+    @pytest.mark.parametrize("step", ["read_newest", "publish_rows"])
+    def test_a_push_that_was_overtaken_loses(self, agent, monkeypatch, step):
+        """The older row is in hand, the newer one is published and forgotten, then the older one is sent: once before
+        the older one looked at the key, once after."""
         write_state(agent.pk, {"mood": 0})
-        read, overtaken = threading.Event(), threading.Event()
-        real = fastpath.read_newest
-
-        def read_then_wait(*arguments):
-            found = real(*arguments)
-            if threading.current_thread().name == "slow":
-                read.set()
-                overtaken.wait(20)
-            return found
-
-        monkeypatch.setattr(fastpath, "read_newest", read_then_wait)
-        slow = threading.Thread(target=lambda: write_alone(agent, 1), name="slow")
-        slow.start()
-        assert read.wait(20)
-        write_state(agent.pk, {"mood": 2})
-        with open_session() as session:
-            relay_batch(session, Memory())
-        overtaken.set()
-        slow.join(20)
+        overtaken = overtake_once(monkeypatch, step, lambda: write_and_relay(agent, 2))
+        write_state(agent.pk, {"mood": 1})
+        assert overtaken.is_set()
         assert value("AGENT_STATE", f"{agent.pk}.mood") == 2
 
     def test_conflicts_are_left_to_the_relay_which_records_them(self, agent, session):
@@ -160,9 +147,37 @@ class TestWithNats:
         assert value("AGENT_CONFIG", str(agent.pk))["configuration"] == {}
 
 
-def write_alone(agent, mood):
-    with own_connection():
+def overtake_once(monkeypatch, step, overtake):
+    """Let `overtake` run to its end, in another thread, when the fast path first comes to `step`."""
+    real, done = getattr(fastpath, step), threading.Event()
+
+    def pause():
+        if not done.is_set():
+            done.set()
+            thread = threading.Thread(target=overtake)
+            thread.start()
+            return thread
+        return None
+
+    def at_read(*arguments):
+        found, thread = real(*arguments), pause()
+        if thread:
+            thread.join(20)
+        return found
+
+    async def at_publish(*arguments):
+        if thread := pause():
+            await asyncio.to_thread(thread.join, 20)
+        return await real(*arguments)
+
+    monkeypatch.setattr(fastpath, step, at_read if step == "read_newest" else at_publish)
+    return done
+
+
+def write_and_relay(agent, mood):
+    with own_connection(), open_session() as session:
         write_state(agent.pk, {"mood": mood})
+        relay_batch(session, Memory())
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 import json
 import threading
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
 from django.db import OperationalError, transaction
 
 from agents.models import Agent, AgentState, LifecycleEvent
-from bridge import connection, relay, topology
+from bridge import connection, delivery, relay, topology
 from bridge.fence import FENCE
 from bridge.models import Conflict, OutboxRow, QuarantinedRow
 from bridge.outbox import redrive
@@ -171,6 +172,20 @@ def late_commit(agent, session, memory_between):
     thread.join(20)
 
 
+@pytest.fixture
+def past_the_window(monkeypatch):
+    """As after the stream's duplicate window: the server no longer knows the messages' ids."""
+    real = delivery.to_message
+
+    def without_id(row, last):
+        message = real(row, last)
+        headers = {name: text for name, text in message.headers.items() if name != "Nats-Msg-Id"}
+        return replace(message, headers=headers)
+
+    monkeypatch.setattr(delivery, "to_message", without_id)
+
+
+@pytest.mark.usefixtures("past_the_window")
 @pytest.mark.parametrize("crash", [False, True])
 @pytest.mark.parametrize("same_memory", [False, True])
 def test_an_event_that_commits_late_is_neither_lost_nor_doubled(agent, session, crash, same_memory):
@@ -179,6 +194,21 @@ def test_an_event_that_commits_late_is_neither_lost_nor_doubled(agent, session, 
     assert len(history("AGENT_STATE")) == 1
     drain(session, memory if same_memory else Memory())
     assert outbox() == []
+    assert_both_stored_once()
+
+
+@pytest.mark.usefixtures("past_the_window")
+def test_a_late_event_does_not_hide_the_earlier_one_from_a_new_relay(agent, session):
+    """The newest message there is of a lower id than the row that is left, and yet that row was stored."""
+    late_commit(agent, session, crash_before_delete)
+    memory = Memory()
+    while len(outbox()) == 2:
+        relay_batch(session, memory, limit=1)
+    drain(session, Memory())
+    assert_both_stored_once()
+
+
+def assert_both_stored_once():
     stored = [message.sync_id for message in history("AGENT_STATE")]
     assert len(stored) == 2
     assert stored == sorted(stored, reverse=True)

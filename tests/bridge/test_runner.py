@@ -10,7 +10,6 @@ from django.db import connection as db
 
 from agents.models import Agent, AgentState
 from bridge import connection, fence
-from bridge.delivery import WAKE_SUBJECT
 from bridge.runner import Relay
 from tests.bridge.conftest import empty_outbox, history, outbox, rows, value, wait_until
 

@@ -1,0 +1,186 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection as db
+
+from agents.models import Agent, AgentState
+from bridge import checks, connection, fence, topology
+from bridge.fence import LEADER
+from bridge.models import QuarantinedRow
+from bridge.session import open_session
+from tests.bridge.conftest import delete, empty_outbox, outbox, rows, value, wait_until
+
+pytestmark = pytest.mark.usefixtures("committed", "jetstream")
+
+
+def run(*words):
+    """Return (exit code, what --json printed)."""
+    out, code = StringIO(), 0
+    try:
+        call_command("bridge", *words, "--json", stdout=out)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, json.loads(out.getvalue())
+
+
+def test_setup_plans_applies_and_has_nothing_left():
+    connection.call(lambda c: c.jetstream.delete_stream("KV_AGENT_CONFIG"))
+    code, planned = run("setup", "--dry-run")
+    assert (code, [(s["action"], s["object"]) for s in planned["steps"]]) == (
+        0,
+        [("create", "KV_AGENT_CONFIG")],
+    )
+    assert run("setup", "--dry-run")[1]["steps"] == planned["steps"]
+    assert run("setup")[1]["steps"] == planned["steps"]
+    assert run("setup") == (0, {"ok": True, "command": "bridge setup", "steps": [], "items": [], "counts": {},
+                                "warnings": []})  # fmt: skip
+
+
+def test_setup_refuses_what_cannot_be_changed_and_exits_1(own_jetstream):
+    name = "KV_QUERY_CACHE"
+    config = topology.buckets()["QUERY_CACHE"].config(1).evolve(storage="file", compression="none")
+    connection.call(lambda c: c.jetstream.delete_stream(name))
+    connection.call(lambda c: c.jetstream.add_stream(config))
+    code, answer = run("setup")
+    assert (code, answer["ok"]) == (1, False)
+    assert [(s["action"], s["object"], s["why"]) for s in answer["steps"]] == [
+        ("refuse", name, "storage is file, declared memory")
+    ]
+
+
+def test_setup_without_nats_exits_2_with_a_hint(settings, monkeypatch):
+    settings.NATS_URL = "nats://127.0.0.1:1"
+    monkeypatch.setattr(connection, "PATIENCE_SECONDS", 0.2)
+    connection.close()
+    with pytest.raises(CommandError, match="HINT: is nats-server up") as caught:
+        call_command("bridge", "setup")
+    assert caught.value.returncode == 2
+    connection.close()
+
+
+def test_reconcile_exits_1_while_something_is_wrong(agent):
+    relay_all()
+    assert run("reconcile")[0] == 0
+    delete("AGENT_CONFIG", str(agent.pk))
+    code, answer = run("reconcile", "--dry-run")
+    assert (code, answer["ok"], answer["counts"]["missing"], answer["counts"]["left"]) == (1, False, 1, 1)
+    assert answer["warnings"] == [f"AGENT_CONFIG {agent.pk}: missing"]
+    code, answer = run("reconcile")
+    assert (code, answer["counts"]["repaired"]) == (0, 1)
+    assert run("reconcile", "--dry-run")[0] == 0
+
+
+def relay_all():
+    from bridge.relay import Memory, relay_batch
+
+    with open_session() as session:
+        while relay_batch(session, Memory()).read:
+            pass
+
+
+def test_status_tells_what_waits_and_who_leads(agent):
+    rows("UPDATE bridge.outbox SET created_at = now() - interval '90 seconds'")
+    code, answer = run("status")
+    assert (code, answer["ok"]) == (1, False)
+    assert answer["counts"]["outbox_rows"] == len(outbox()) > 0
+    assert 90 <= answer["counts"]["outbox_oldest_seconds"] < 120
+    assert answer["counts"]["relay_leading"] == 0
+    relay_all()
+    with open_session([f"SELECT pg_advisory_lock({LEADER})"]):
+        code, answer = run("status")
+    assert (code, answer["counts"]) == (0, {"outbox_rows": 0, "outbox_oldest_seconds": 0, "relay_leading": 1,
+                                            "quarantined": 0, "conflicts": 0})  # fmt: skip
+    items = {(item["kind"], item["name"]): item for item in answer["items"]}
+    assert items["bucket", "AGENT_CONFIG"]["messages"] == 1
+    assert items["stream", "AGENT_STATE"]["bytes"] > 0
+    assert all(item["drift"] == "" for item in answer["items"])
+
+
+def test_run_relays_until_it_is_terminated(agent):
+    relay = subprocess.Popen(
+        [sys.executable, "manage.py", "bridge", "run"], env=os.environ, stderr=subprocess.PIPE
+    )
+    try:
+        wait_until(lambda: fence.has_leader(db), 30)
+        AgentState.objects.bulk_create([AgentState(agent=agent, state_key="a", state_value=1)])
+        wait_until(lambda: value("AGENT_STATE", f"{agent.pk}.a") == 1)
+        relay.send_signal(signal.SIGTERM)
+        assert relay.wait(15) == 0
+    finally:
+        relay.kill()
+        relay.communicate()
+    assert not fence.has_leader(db)
+
+
+# -- doctor ----------------------------------------------------------------------------------------------------
+def failures(name):
+    return [finding for finding in checks.CHECKS[name]() if not finding.ok]
+
+
+def test_doctor_is_content_when_all_is_well():
+    with open_session([f"SELECT pg_advisory_lock({LEADER})"]):
+        assert [name for name in checks.CHECKS if failures(name)] == []
+        assert all(list(look()) for look in checks.CHECKS.values())
+
+
+def test_doctor_names_drift():
+    connection.call(lambda c: c.jetstream.delete_stream("KV_AGENT_CONFIG"))
+    (finding,) = failures("bridge.topology")
+    assert "KV_AGENT_CONFIG" in finding.detail
+    assert finding.hint == "run manage.py bridge setup"
+
+
+def test_doctor_names_a_server_whose_messages_are_too_small(settings):
+    settings.BRIDGE_OVERRIDES = {"AGENT_STATE": {"max_value_bytes": 8 << 20}}
+    assert any("max_payload" in finding.detail for finding in failures("bridge.topology"))
+
+
+def test_doctor_names_a_late_outbox_a_missing_relay_and_a_quarantine(agent):
+    rows("UPDATE bridge.outbox SET created_at = now() - interval '6 seconds'")
+    assert "bridge run" in failures("bridge.outbox")[0].hint
+    assert "bridge run" in failures("bridge.relay")[0].hint
+    QuarantinedRow.objects.create(
+        outbox_id=1, target="AGENT_CONFIG", key="x", op="D", created_at=agent.created_at, error="too large", attempts=5
+    )  # fmt: skip
+    assert "1 rows" in failures("bridge.quarantine")[0].detail
+
+
+def test_metrics_are_read_from_the_outbox(agent):
+    from monitoring.registry import metrics
+
+    found = {metric.name: list(metric.read()) for metric in metrics() if "outbox" in metric.name}
+    assert found["mistersmith_outbox_rows"] == [({}, len(outbox()))]
+    assert found["mistersmith_outbox_oldest_seconds"][0][1] > 0
+    assert found["mistersmith_outbox_quarantined_rows"] == [({}, 0)]
+
+
+# -- the admin -------------------------------------------------------------------------------------------------
+def test_operators_see_the_outbox_and_send_quarantined_rows_again(admin_client, agent):
+    empty_outbox()
+    row = {
+        "target": "AGENT_CONFIG",
+        "key": "x",
+        "op": "D",
+        "created_at": agent.created_at,
+        "error": "e",
+        "attempts": 5,
+    }
+    for number in (7, 8):
+        QuarantinedRow.objects.create(outbox_id=number, **row)
+    page = "/admin/bridge/quarantinedrow/"
+    assert admin_client.get(page).status_code == 200
+    for action, number in (("send_again", 7), ("drop", 8)):
+        reply = admin_client.post(page, {"action": action, "_selected_action": [number]}, follow=True)
+        assert reply.status_code == 200
+    assert not QuarantinedRow.objects.exists()
+    assert rows("SELECT outbox_id, key FROM bridge.outbox") == [(7, "x")]
+    for path in ("outboxrow/", "outboxrow/7/change/", "conflict/"):
+        assert admin_client.get(f"/admin/bridge/{path}").status_code == 200
+    assert admin_client.get("/admin/bridge/outboxrow/add/").status_code == 403
+    assert Agent.objects.count() == 1

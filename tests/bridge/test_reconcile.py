@@ -1,0 +1,189 @@
+"""Keys changed, deleted and added by hand in each store are found, named and repaired."""
+
+import pytest
+
+from agents.models import Agent, AgentState
+from agents.state import write_state
+from bridge import connection, reconcile
+from bridge.fence import FENCE
+from bridge.models import Conflict
+from bridge.reconcile import is_same_json
+from bridge.relay import Memory, relay_batch
+from bridge.session import open_session
+from pg.errors import Refused
+from tasks.models import Task
+from tests.bridge.conftest import delete, empty_outbox, look, put, rows, value
+
+pytestmark = pytest.mark.usefixtures("committed", "jetstream")
+
+
+@pytest.fixture
+def in_step(agent, session):
+    """Everything in both stores, nothing waiting."""
+    write_state(agent.pk, {"a": {"x": 1}, "b": 2, "c d": [None]})
+    Task.objects.create(task_type="echo")
+    while relay_batch(session, Memory()).read:
+        pass
+    return agent
+
+
+def run(session, repair=True):
+    """Return {bucket: {count: number}} without zeros."""
+    items = [report.as_item() for report in reconcile.reconcile(session, repair)]
+    return {item.pop("bucket"): {name: number for name, number in item.items() if number} for item in items}
+
+
+def by_hand(statement, *params):
+    """Change PostgreSQL behind the triggers' back."""
+    rows("SET session_replication_role = replica")
+    rows(statement, *params)
+    rows("SET session_replication_role = origin")
+
+
+CLEAN = {"AGENT_STATE": {"compared": 3}, "AGENT_CONFIG": {"compared": 1}, "TASK_STATE": {"compared": 1}}
+
+
+def test_stores_in_step_have_nothing_wrong(in_step, session):
+    assert run(session) == CLEAN
+
+
+def test_keys_touched_by_hand_in_kv_are_found_and_repaired(in_step, session):
+    task = Task.objects.get()
+    put("AGENT_STATE", f"{in_step.pk}.a", {"x": 99})
+    delete("AGENT_STATE", f"{in_step.pk}.b")
+    put("AGENT_STATE", f"{in_step.pk}.added", 1)
+    put("AGENT_STATE", "not-even-an-agent", 1)
+    put("AGENT_CONFIG", str(in_step.pk), "not what it was")
+    connection.call(lambda c: c.jetstream.publish(f"$KV.TASK_STATE.{task.pk}", b"{not json"))
+    wrong = {
+        "AGENT_STATE": {"compared": 5, "stale": 1, "missing": 1, "extra": 2},
+        "AGENT_CONFIG": {"compared": 1, "stale": 1},
+        "TASK_STATE": {"compared": 1, "stale": 1},
+    }
+    numbers = {"AGENT_STATE": 4, "AGENT_CONFIG": 1, "TASK_STATE": 1}
+    assert run(session, repair=False) == {b: {**wrong[b], "left": numbers[b]} for b in wrong}
+    assert run(session) == {b: {**wrong[b], "repaired": numbers[b]} for b in wrong}
+    assert run(session) == CLEAN
+    assert value("AGENT_STATE", f"{in_step.pk}.a") == {"x": 1}
+    assert value("AGENT_STATE", f"{in_step.pk}.b") == 2
+    assert value("AGENT_STATE", f"{in_step.pk}.added") is None
+
+
+def test_rows_touched_by_hand_in_postgresql_are_found_and_repaired(in_step, session):
+    by_hand("UPDATE agents.state SET state_value = '\"new\"' WHERE state_key = 'a'")
+    by_hand("DELETE FROM agents.state WHERE state_key = 'b'")
+    by_hand(
+        "INSERT INTO agents.state (agent_id, state_key, state_value) VALUES (%s, 'added', '5')", in_step.pk
+    )
+    by_hand("UPDATE agents.registry SET agent_name = 'renamed'")
+    by_hand("DELETE FROM tasks.queue")
+    found = run(session)
+    assert found == {
+        "AGENT_STATE": {"compared": 4, "stale": 1, "missing": 1, "extra": 1, "repaired": 3},
+        "AGENT_CONFIG": {"compared": 1, "stale": 1, "repaired": 1},
+        "TASK_STATE": {"compared": 1, "extra": 1, "repaired": 1},
+    }
+    assert value("AGENT_STATE", f"{in_step.pk}.a") == "new"
+    assert value("AGENT_STATE", f"{in_step.pk}.b") is None
+    assert value("AGENT_STATE", f"{in_step.pk}.added") == 5
+    assert value("AGENT_CONFIG", str(in_step.pk))["agent_name"] == "renamed"
+    assert {bucket: counts.get("repaired") for bucket, counts in run(session).items()} == dict.fromkeys(CLEAN)
+
+
+def test_wrong_keys_are_named(in_step, session):
+    delete("AGENT_STATE", f"{in_step.pk}.b")
+    reports = reconcile.reconcile(session, repair=False)
+    assert [line for report in reports for line in report.named] == [f"AGENT_STATE {in_step.pk}.b: missing"]
+
+
+def test_what_an_agent_had_written_is_kept_when_it_is_replaced(in_step, session):
+    put("AGENT_STATE", f"{in_step.pk}.a", "agent's own")
+    put("AGENT_STATE", f"{in_step.pk}.added", "agent's too")
+    run(session)
+    kept = Conflict.objects.order_by("key").values_list("kv_value", "pg_value", "outbox_id")
+    assert list(kept) == [('"agent\'s own"', {"x": 1}, None), ('"agent\'s too"', None, None)]
+
+
+def test_rows_on_their_way_are_in_flight_and_left_alone(in_step, session):
+    AgentState.objects.filter(state_key="a").update(state_value=7)
+    Agent.objects.filter(pk=in_step.pk).update(agent_name="renamed")
+    assert run(session) == {
+        "AGENT_STATE": {"compared": 3, "in_flight": 1},
+        "AGENT_CONFIG": {"compared": 1, "in_flight": 1},
+        "TASK_STATE": {"compared": 1},
+    }
+    assert value("AGENT_STATE", f"{in_step.pk}.a") == {"x": 1}
+
+
+def test_values_past_their_time_are_expired_and_not_wrong(in_step, session):
+    by_hand("UPDATE agents.state SET updated_at = now() - interval '31 minutes' WHERE state_key = 'a'")
+    by_hand("UPDATE agents.state SET updated_at = now() - interval '29 minutes' WHERE state_key = 'b'")
+    by_hand("UPDATE agents.registry SET updated_at = now() - interval '1 year'")
+    for bucket in ("AGENT_STATE", "AGENT_CONFIG"):
+        connection.call(lambda c, name=bucket: c.jetstream.purge_stream(f"KV_{name}"))
+    found = run(session, repair=False)
+    assert found["AGENT_STATE"] == {"compared": 3, "expired": 1, "missing": 2, "left": 2}
+    assert found["AGENT_CONFIG"] == {"compared": 1, "missing": 1, "left": 1}
+
+
+def test_an_emptied_jetstream_is_filled_again(in_step, session):
+    number = 1_200
+    rows("INSERT INTO agents.state (agent_id, state_key, state_value)"
+         " SELECT %s, 'many.' || n, to_jsonb(n) FROM generate_series(1, %s) n", in_step.pk, number)  # fmt: skip
+    empty_outbox()
+    assert run(session)["AGENT_STATE"] == {"compared": number + 3, "missing": number, "repaired": number}
+    assert run(session)["AGENT_STATE"] == {"compared": number + 3}
+    assert value("AGENT_STATE", f"{in_step.pk}.many.{number}") == number
+
+
+def test_a_key_that_moves_during_the_repair_ends_at_the_newer_value(in_step, session, monkeypatch):
+    delete("AGENT_STATE", f"{in_step.pk}.b")
+    real = reconcile.publish_repairs
+
+    def overtaken(session, mirror, looks):
+        AgentState.objects.filter(state_key="b").update(state_value="newer")
+        with open_session() as other:
+            relay_batch(other, Memory())
+        return real(session, mirror, looks)
+
+    monkeypatch.setattr(reconcile, "publish_repairs", overtaken)
+    assert run(session)["AGENT_STATE"] == {"compared": 3, "missing": 1, "repaired": 1}
+    assert value("AGENT_STATE", f"{in_step.pk}.b") == "newer"
+
+
+def test_a_repair_keeps_the_mark_against_older_rows(in_step, session):
+    before = look("AGENT_STATE", f"{in_step.pk}.b")
+    by_hand("UPDATE agents.state SET state_value = '3' WHERE state_key = 'b'")
+    run(session)
+    after = look("AGENT_STATE", f"{in_step.pk}.b")
+    assert (after.sync_id, after.is_foreign, value("AGENT_STATE", f"{in_step.pk}.b")) == (
+        before.sync_id,
+        False,
+        3,
+    )
+
+
+def test_a_backup_stops_repairs_and_a_missing_bucket_everything(in_step, session):
+    delete("AGENT_STATE", f"{in_step.pk}.b")
+    with open_session([f"SELECT pg_advisory_lock({FENCE})"]), pytest.raises(Refused, match="backup"):
+        run(session)
+    connection.call(lambda c: c.jetstream.delete_stream("KV_TASK_STATE"))
+    with pytest.raises(Refused, match="TASK_STATE"):
+        run(session)
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "same"),
+    [
+        ('{"a": 1, "b": 2}', b'{"b":2,"a":1}', True),
+        ("1", b"1.0", False),
+        ("1", b"true", False),
+        ("0.1000", b"0.1", False),
+        ("123456789012345678901234567890", b"123456789012345678901234567891", False),
+        ('"\\u00e4"', '"ä"'.encode(), True),
+        ("null", b"", False),
+        ("1", b"\xff", False),
+    ],
+)
+def test_values_are_compared_by_content(text, data, same):
+    assert is_same_json(text, data) is same
