@@ -71,6 +71,23 @@ def get_agent(agent_id: UUID) -> Agent:
         raise UnknownAgent(f"{agent_id}: no such agent", "see `manage.py agents list`") from None
 
 
+def find_agent(id_or_name: str) -> Agent:
+    """Return the agent of this id, or the one of this name that is not terminated.
+
+    For people: names have no index and may repeat. Raises UnknownAgent, Refused where several have the name.
+    """
+    try:
+        return get_agent(UUID(id_or_name))
+    except ValueError:
+        named = Agent.objects.filter(agent_name=id_or_name).exclude(status=AgentStatus.TERMINATED)
+    found = list(named.order_by("-agent_id")[:2])
+    if not found:
+        raise UnknownAgent(f"{id_or_name}: no agent has this id or name", "see `manage.py agents list`")
+    if len(found) > 1:
+        raise Refused(f"{id_or_name}: several agents have this name", "name it by its id")
+    return found[0]
+
+
 def change_status(
     agent_id: UUID,
     status: AgentStatus,

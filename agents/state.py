@@ -15,7 +15,7 @@ from agents.models import AgentState
 from pg.errors import Refused
 
 JSON_NULL = Value(None, JSONField())  # a bare None would be SQL's NULL
-MAX_VALUE_BYTES = 2 * 1024 * 1024  # the AGENT_STATE bucket's limit
+MAX_VALUE_BYTES = 2 * 1024 * 1024 - 1024  # the AGENT_STATE bucket's limit, less room for headers
 
 
 class ValueTooLarge(Refused):

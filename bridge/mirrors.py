@@ -79,7 +79,7 @@ MIRRORS = (
         (("task_id", "uuid"),),
         "task_id::text",
         "bridge.task_payload(task_id, task_type, status, status_reason, priority, attempt, worker, retry_count,"
-        " progress, updated_at)",
+        " progress, started_at, completed_at)",
     ),
 )
 

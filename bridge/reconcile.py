@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -101,7 +101,7 @@ def reconcile_bucket(db: BaseDatabaseWrapper, mirror: Mirror, existing: Any, rep
         raise Refused(f"bucket {mirror.bucket} does not exist", "run manage.py bridge setup")
     report = Report(mirror.bucket)
     for keys in pages(db, mirror):
-        looks = examine(db, mirror, keys)
+        looks = confirm(db, mirror, examine(db, mirror, keys))
         note(report, looks)
         if repair:
             repair_keys(db, mirror, [look for look in looks if look.verdict in WRONG], report)
@@ -160,6 +160,20 @@ def examine(db: BaseDatabaseWrapper, mirror: Mirror, keys: Sequence[str]) -> lis
     return [
         look for look in looks if look.expected or is_present(look.last) or look.verdict is Verdict.IN_FLIGHT
     ]
+
+
+def confirm(db: BaseDatabaseWrapper, mirror: Mirror, looks: Sequence[Look]) -> list[Look]:
+    """Look again at what seems wrong: KV is read before PostgreSQL, and a key may have moved in between. One that
+    moves on is in flight."""
+    wrong = {look.key: look for look in looks if look.verdict in WRONG}
+    again = examine(db, mirror, list(wrong)) if wrong else []
+    settled = [
+        replace(look, verdict=Verdict.IN_FLIGHT)
+        if look.verdict in WRONG and look.last != wrong[look.key].last
+        else look
+        for look in again
+    ]
+    return [look for look in looks if look.key not in wrong] + settled
 
 
 def read_snapshot(

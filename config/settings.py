@@ -1,5 +1,7 @@
 """One settings module for every process; it works with no settings at all. `docs/settings.md` lists the variables."""
 
+from pathlib import Path
+
 from config import env as _env
 from config.env import boolean, database, env, integer, secret_key
 
@@ -106,6 +108,17 @@ BRIDGE_MIN_GAP_MS = integer("MISTERSMITH_BRIDGE_MIN_GAP_MS", 10, 0, 1_000)
 BRIDGE_FAST_PATH_WAIT_MS = integer("MISTERSMITH_BRIDGE_FAST_PATH_WAIT_MS", 50, 1, 1_000)
 NATS_REPLICAS = integer("MISTERSMITH_NATS_REPLICAS", 3, 1, 5)
 
+# -- recovery (design section 7) ----------------------------------------------------------------------------
+BACKUP_DIR = Path(env.str("MISTERSMITH_BACKUP_DIR", default=str(MISTERSMITH_HOME / "backups"))).resolve()
+BACKUP_LOGICAL_KEEP_DAYS = integer("MISTERSMITH_BACKUP_LOGICAL_KEEP_DAYS", 30, 1, 36_500)
+PG_BIN_DIR: str = env.str("PG_BIN_DIR", default="")  # "": the wheel's programs, then the system's
+
+# -- knowledge: embeddings over HTTP (docs/knowledge.md) ------------------------------------------------------
+EMBEDDINGS_URL: str = env.str("EMBEDDINGS_URL", default="https://api.openai.com/v1")
+EMBEDDINGS_API_KEY: str = env.str("EMBEDDINGS_API_KEY", default=env.str("OPENAI_API_KEY", default=""))
+EMBEDDINGS_TIMEOUT_SECONDS = integer("EMBEDDINGS_TIMEOUT_SECONDS", 30, 1, 600)
+EMBEDDINGS_ATTEMPTS = integer("EMBEDDINGS_ATTEMPTS", 4, 1, 20)
+
 # -- time, language, files ----------------------------------------------------------------------------------
 USE_TZ = True
 TIME_ZONE = "UTC"
@@ -154,4 +167,8 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO").upper()},
+    # beat sends something each second: three lines each time would hide all the rest
+    "loggers": {
+        name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")
+    },
 }

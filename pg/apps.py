@@ -1,4 +1,4 @@
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.db.models.signals import pre_migrate
 
 
@@ -8,4 +8,6 @@ class PgConfig(AppConfig):
     def ready(self) -> None:
         from pg.demands import refuse_unfit_server
 
-        pre_migrate.connect(refuse_unfit_server, sender=self, dispatch_uid="pg.demands")
+        # the signal comes once for each app that has models; one of them is enough
+        sender = apps.get_app_config("contenttypes")
+        pre_migrate.connect(refuse_unfit_server, sender=sender, dispatch_uid="pg.demands")

@@ -13,9 +13,9 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
+from pg.json import dump_json
 from pg.queries import Queries
 from tasks import tickets
-from tasks.json import dump_json
 from tasks.leaves import leaf_of
 from tasks.registry import policy_of
 from tasks.signals import tasks_changed

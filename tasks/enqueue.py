@@ -10,10 +10,10 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 
 from pg.errors import Refused
+from pg.json import dump_json
 from pg.queries import Queries
 from pg.uuid7 import uuid7
 from tasks import tickets
-from tasks.json import dump_json
 from tasks.models import TaskPriority
 from tasks.registry import policy_of
 from tasks.signals import tasks_changed

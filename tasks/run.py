@@ -17,9 +17,9 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from django.db import connections
 
+from pg.json import dump_json, without_nul
 from tasks.claim import Claimed, Failure, Usage
 from tasks.context import TaskContext
-from tasks.json import dump_json, without_nul
 from tasks.registry import PermanentFailure, TaskTimedOut, get_handler
 
 log = logging.getLogger(__name__)

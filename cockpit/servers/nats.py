@@ -23,6 +23,7 @@ max_payload: 4MB
 jetstream {{
   store_dir: "{store}"
   sync_interval: always
+  max_file_store: 64GB
 }}
 authorization {{
   user: "{user}"

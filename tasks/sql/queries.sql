@@ -244,12 +244,12 @@ WHERE r.agent_type = 'celery-worker' AND r.status <> 'terminated' AND r.liveness
 -- name: count_tasks
 -- At most $limit rows of each type and status are counted, by index (status, created_at) of each leaf.
 SELECT t.task_type, s.status::text AS status, c.number
-FROM (SELECT task_type FROM tasks.types UNION SELECT NULL) t
+FROM tasks.types t
 CROSS JOIN unnest(enum_range(NULL::task_status_type)) AS s (status)
 CROSS JOIN LATERAL (
   SELECT count(*) AS number FROM (
     SELECT 1 FROM tasks.queue q WHERE q.task_type = t.task_type AND q.status = s.status LIMIT $limit) x) c
-WHERE t.task_type IS NOT NULL AND c.number > 0
+WHERE c.number > 0
 UNION ALL
 SELECT NULL, s.status::text, c.number
 FROM unnest(enum_range(NULL::task_status_type)) AS s (status)
@@ -262,10 +262,13 @@ ORDER BY 1 NULLS LAST, 2
 -- name: oldest_ready
 -- Age of the oldest ready task over all leaves; NULL: nothing is ready.
 SELECT extract(epoch FROM now() - min(x.created_at))::float8 AS age_seconds
-FROM (SELECT task_type FROM tasks.types UNION ALL SELECT NULL) t
-CROSS JOIN LATERAL (
-  SELECT q.created_at FROM tasks.queue q
-  WHERE q.task_type = t.task_type AND q.status = 'queued' ORDER BY q.created_at LIMIT 1) x
+FROM (
+  SELECT probe.created_at FROM tasks.types t
+  CROSS JOIN LATERAL (
+    SELECT q.created_at FROM tasks.queue q
+    WHERE q.task_type = t.task_type AND q.status = 'queued' ORDER BY q.created_at LIMIT 1) probe
+  UNION ALL
+  (SELECT q.created_at FROM tasks.queue_default q WHERE q.status = 'queued' ORDER BY q.created_at LIMIT 1)) x
 
 -- name: recent_executions
 -- Attempts of the last hour, found by the id's time; those that started earlier are missed.

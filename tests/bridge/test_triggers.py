@@ -222,7 +222,7 @@ def test_a_new_task_sends_its_state_and_the_news():
     assert (state_key, state_op, payload["status"]) == (str(task.pk), "U", "queued")
     assert (event_key, event_op, event) == (f"tasks.created.{task.pk}", "E", payload)
     assert set(payload) == {"task_id", "task_type", "status", "status_reason", "priority", "attempt", "worker",
-                            "retry_count", "progress", "updated_at"}  # fmt: skip
+                            "retry_count", "progress", "started_at", "completed_at"}  # fmt: skip
 
 
 def claim(task, worker):

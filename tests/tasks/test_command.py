@@ -1,0 +1,125 @@
+import json
+from contextlib import nullcontext
+from datetime import timedelta
+from io import StringIO
+from uuid import uuid4
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from tasks.claim import Failure, claim, fail
+from tasks.enqueue import enqueue
+from tasks.models import Task
+from tests.tasks.conftest import status_of
+
+pytestmark = pytest.mark.django_db
+
+
+def tasks(*arguments, code=0):
+    """Run the command; return its JSON."""
+    out = StringIO()
+    with pytest.raises(SystemExit, match=str(code)) if code else nullcontext():
+        call_command("tasks", *map(str, arguments), "--json", stdout=out)
+    return json.loads(out.getvalue())
+
+
+def test_enqueue_list_show():
+    (item,) = tasks("enqueue", "echo", '{"a": 1}', "--priority", "high", "--name", "mine")["items"]
+    assert (item["status"], item["priority"]) == ("queued", "high")
+    assert tasks("list", "--type", "echo", "--status", "queued")["items"] == [item]
+    assert tasks("list", "--status", "failed")["items"] == []
+    (shown,) = tasks("show", item["task_id"])["items"]
+    assert (shown["payload"], shown["attempts"]) == ({"a": 1}, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["enqueue", "ehco"], "--any-type"),
+        (["enqueue", "echo", "{"], "for instance"),
+        (["show", str(uuid4())], "tasks list"),
+        (["rerun", str(uuid4())], "tasks list"),
+        (["pause", "ehco"], "known here"),
+    ],
+)
+def test_what_is_wrong_ends_with_2_and_a_hint(arguments, hint):
+    with pytest.raises(CommandError) as caught:
+        call_command("tasks", *arguments)
+    assert caught.value.returncode == 2
+    assert "HINT" in str(caught.value)
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["show", "x"], ["enqueue", "echo", "--scheduled-at", "2026-01-01"], ["list", "--limit", "0"]],
+)
+def test_arguments_that_cannot_be_read_end_with_2(arguments, capsys):
+    from django.core.management import get_commands, load_command_class
+
+    with pytest.raises(SystemExit) as caught:
+        load_command_class(get_commands()["tasks"], "tasks").run_from_argv(["manage.py", "tasks", *arguments])
+    assert caught.value.code == 2
+    assert "error: argument" in capsys.readouterr().err
+
+
+def test_an_unknown_type_can_be_enqueued_on_demand():
+    assert tasks("enqueue", "outside", "--any-type")["ok"]
+
+
+def test_cancel_and_retry_say_what_was_not_possible():
+    task_id = enqueue("echo")
+    assert tasks("cancel", task_id, "--reason", "no")["counts"] == {"cancelled": 1}
+    answer = tasks("cancel", task_id, code=1)
+    assert (answer["ok"], answer["warnings"]) == (False, [f"{task_id} is not open"])
+    assert tasks("retry", task_id)["counts"] == {"retried": 1}
+    assert tasks("retry", task_id, code=1)["counts"] == {"retried": 0}
+
+
+def test_rerun_with_another_payload():
+    (item,) = tasks("rerun", enqueue("echo", 1), "--payload", "2")["items"]
+    assert Task.objects.get(pk=item["task_id"]).payload == 2
+
+
+def test_redrive_plans_before_it_acts(agent_id):
+    task_id = enqueue("echo", max_retries=0)
+    fail(claim("echo", agent_id)[0], Failure("no luck"))
+    (step,) = tasks("redrive", "--type", "echo", "--dry-run")["steps"]
+    assert step["object"] == str(task_id)
+    assert status_of(task_id) == "failed"
+    assert tasks("redrive")["counts"] == {"redriven": 1}
+    assert tasks("redrive", "--dry-run")["steps"] == []
+
+
+def test_expire_plans_before_it_acts():
+    task_id = enqueue("echo")
+    past = timezone.now() - timedelta(hours=1)
+    Task.objects.filter(pk=task_id).update(created_at=past, expires_at=past + timedelta(seconds=1))
+    assert len(tasks("expire", "--dry-run")["steps"]) == 1
+    assert status_of(task_id) == "queued"
+    assert tasks("expire")["counts"] == {"expired": 1}
+
+
+def test_pause_resume_and_types():
+    tasks("pause", "echo", "--reason", "too hot")
+    (echo,) = [item for item in tasks("types")["items"] if item["task_type"] == "echo"]
+    assert (echo["paused"], echo["handler"]) == (True, "tasks.handlers.echo")
+    assert tasks("resume", "echo")["items"][0]["changed"]
+    assert not tasks("resume", "echo")["items"][0]["changed"]
+
+
+def test_stats_count_by_type_and_status(agent_id, monkeypatch):
+    from tasks import stats
+    from tasks.leaves import register_types
+
+    register_types()
+    for _ in range(3):
+        enqueue("echo")
+    enqueue("outside")
+    claim("echo", agent_id)
+    answer = tasks("stats")
+    rows = {(row["task_type"], row["status"]): row["number"] for row in answer["items"]}
+    assert rows == {("echo", "queued"): 2, ("echo", "running"): 1, ("(unregistered)", "queued"): 1}
+    assert answer["counts"]["running"] == 1
+    assert {row["number"] for row in stats.count_tasks(limit=1)} == {1}
