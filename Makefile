@@ -28,7 +28,7 @@ down: $(VENV)/.installed ## stop what `make up` started; the data stays
 	@exec $(MANAGE) down
 
 test: $(VENV)/.installed-dev ## all tests but the deep ones, on servers of their own
-	@exec $(RUN) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@exec $(RUN) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.installed-dev ## format, lint, types, migrations, tests
 	$(RUN) -m ruff format --check .

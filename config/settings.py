@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from kombu import Queue
+
 from config import env as _env
 from config.env import boolean, database, env, integer, secret_key
 
@@ -94,7 +96,10 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "socket_connect_timeout": 2, "socket_timeout": 5}
 CELERY_BROKER_CONNECTION_TIMEOUT = 2
 CELERY_DB_REUSE_MAX = 1_000_000_000  # connections live as long as Django's own, see config/celery.py
+# Two queues, so that long tasks never keep the sweeps waiting; a worker without --queues takes from both.
 CELERY_TASK_DEFAULT_QUEUE = "mistersmith"
+CELERY_TASK_QUEUES = [Queue("mistersmith"), Queue("tasks")]
+CELERY_TASK_ROUTES = {"tasks.run_ticket": {"queue": "tasks"}}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 

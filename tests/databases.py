@@ -51,7 +51,11 @@ class Clones:
     def create(self, name: str, template: str = TEMPLATE) -> Database:
         """Make database `name` anew as a copy of `template`."""
         self.drop(name)
-        self.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
+        self.execute(
+            SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+                Identifier(name), Identifier(template)
+            )
+        )
         return Database(name, self.url_of(name))
 
     def drop(self, name: str) -> None:

@@ -47,13 +47,20 @@ def app_programs(checkout: Path, bind: str, port: int, with_demo: bool) -> list[
     web = [sys.executable, "-m", "gunicorn", "config.wsgi", f"--bind={listen_address(bind, port)}"]
     programs = [
         app("web", [*web, "--workers=2", "--threads=4", "--graceful-timeout=10", "--no-control-socket"]),
-        app("worker", [*celery, "worker", "--concurrency=2", "--loglevel=INFO", "--without-gossip"]),
+        app("worker", celery_worker("worker", "tasks", processes=2)),
+        app("upkeep", celery_worker("upkeep", "mistersmith", processes=1)),
         app("beat", [*celery, "beat", "--loglevel=INFO"]),
         app("bridge", [*manage, "bridge", "run"]),
     ]
     if with_demo:
         programs.append(app("demo", [*manage, "demo", "run"], restart="unexpected"))
     return programs
+
+
+def celery_worker(name: str, queue: str, processes: int) -> list[str]:
+    """Return a worker of one queue: long tasks must not keep the sweeps waiting that find lost ones."""
+    worker = [sys.executable, "-m", "celery", "-A", "config", "worker", "--loglevel=INFO", "--without-gossip"]
+    return [*worker, f"--hostname={name}@%h", f"--queues={queue}", f"--concurrency={processes}"]
 
 
 def app(name: str, argv: list[str], restart: str = "true") -> Program:

@@ -19,9 +19,7 @@ from cockpit.servers import ports
 
 CHECKOUT = Path(__file__).parents[2]
 FOREIGN = ("DATABASE_URL", "NATS_URL", "CELERY_BROKER_URL", "MISTERSMITH_HOME", "PYTEST_")
-PROGRAMS = {"postgres", "nats", "valkey", "web", "worker", "beat", "bridge"}
-# one `up` takes a core for some seconds: two at once would only be slower
-pytestmark = pytest.mark.xdist_group("up")
+PROGRAMS = {"postgres", "nats", "valkey", "web", "worker", "upkeep", "beat", "bridge"}
 
 
 class Home:
@@ -172,7 +170,7 @@ def test_down_waits_until_no_process_is_left(background):
     processes = background.processes()
     down = background.run("down")
     assert (down.returncode, "no process is left" in down.stdout) == (0, True)
-    assert not [process for process in processes if process.is_running()]
+    assert_all_gone(processes)
     again = background.run("down")
     assert (again.returncode, "nothing was running" in again.stdout) == (0, True)
     assert background.run("status").returncode == 1
@@ -183,13 +181,16 @@ def test_whatever_ends_it_nothing_is_left_running_and_nothing_is_lost(home):
     home.start()
     with psycopg.connect(home.url(), autocommit=True) as session:
         session.execute("CREATE TABLE kept AS SELECT 42 AS x")
-    for end in (kill_supervisord, kill_up, press_ctrl_c, terminate):
+    for end in (kill_supervisord, kill_up):
         processes = home.processes()
         end(home)
         assert_all_gone(processes)
         assert "as set before" in home.start(), f"after {end.__name__}"
-        with psycopg.connect(home.url()) as session:
-            assert session.execute("SELECT x FROM kept").fetchone() == (42,)
+    with psycopg.connect(home.url()) as session:
+        assert session.execute("SELECT x FROM kept").fetchone() == (42,)
+    processes = home.processes()
+    press_ctrl_c(home)
+    assert_all_gone(processes)
 
 
 def kill_supervisord(home):
@@ -204,15 +205,11 @@ def kill_up(home):
     home.up.communicate(timeout=60)
 
 
-def press_ctrl_c(home, number=signal.SIGINT):
-    home.up.send_signal(number)
+def press_ctrl_c(home):
+    home.up.send_signal(signal.SIGINT)
     said, _ = home.up.communicate(timeout=60)
     assert home.up.returncode == 0, said
     assert "stopped; the data stays" in said
-
-
-def terminate(home):
-    press_ctrl_c(home, signal.SIGTERM)
 
 
 # -- bad input ----------------------------------------------------------------------------------------------
