@@ -80,7 +80,8 @@ def start_of_run(folder):
 
 
 def clean_environ():
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    ours = ("PYTEST_", "REQUIRE_ALL")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 def test_a_skip_fails_a_run_that_requires_all(tmp_path):

@@ -88,7 +88,12 @@ def test_indexes_of_partitions_are_added_up(here):
         ("CREATE INDEX other ON agents.registry (agent_name)", "other", "Consider dropping"),
         ("CREATE INDEX part ON agents.registry (agent_type) WHERE epoch > 1", "part", "covered by"),
         ("SELECT 1", "registry_pkey", "Keep - enforces uniqueness"),
-        ("SELECT 1", "idx_agents_registry_parent", "Keep - serves foreign key"),
+        (
+            "CREATE TABLE public.child (parent uuid REFERENCES agents.registry);"
+            " CREATE INDEX child_parent ON public.child (parent)",
+            "child_parent",
+            "Keep - serves foreign key",
+        ),
     ],
 )
 def test_advice_names_the_reason(here, statement, index, advice):
