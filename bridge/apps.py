@@ -5,7 +5,8 @@ class BridgeConfig(AppConfig):
     name = "bridge"
 
     def ready(self) -> None:
-        from bridge import checks, fastpath
+        from bridge import checks, fastpath, messages
 
         checks.register()
         fastpath.connect_signals()
+        messages.connect_signals()

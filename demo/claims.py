@@ -28,6 +28,7 @@ def describe(entity: Entity, file: str, reader: UUID) -> Iterator[Claim]:
                 entity.name,
                 predicate,
                 value,
+                object_type="code" if predicate == "signature" else "",  # not worth a vector
                 source_agent_id=reader,
                 confidence=1.0,
                 evidence=place,

@@ -14,6 +14,7 @@ from demo.fleet import gather_fleet
 from demo.journal import note_current, note_plan, note_read
 from demo.modules import Module, find_module, list_modules, submodules_of
 from demo.reader import read_source
+from demo.talk import announce_package, announce_plan, read_mail
 from knowledge.facts import assert_facts
 from tasks.enqueue import NewTask, enqueue_many
 from tasks.handlers import PermanentFailure, TaskContext, handler
@@ -28,6 +29,7 @@ def plan(context: TaskContext) -> dict[str, Any]:
     fleet = gather_fleet()
     enqueue_readings(modules, fleet.readers, context.task_id, fleet.planner)
     note_plan(fleet.planner, len(modules))
+    announce_plan(fleet, len(modules))
     return {"modules": len(modules)}
 
 
@@ -44,6 +46,9 @@ def read_module(context: TaskContext) -> dict[str, Any]:
     inner = submodules_of(module)
     enqueue_readings(inner, gather_fleet().readers if inner else (reader,), context.task_id, reader)
     note_read(reader, module.name, len(done.fact_ids))
+    if module.is_package:
+        announce_package(reader, module, len(done.fact_ids), len(inner))
+    read_mail(reader)
     return {
         "module": module.name,
         "definitions": len(entities),

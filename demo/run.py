@@ -13,6 +13,7 @@ from agents.state import read_state, write_state
 from demo.fleet import Fleet, gather_fleet, show_busy
 from demo.journal import lock, note_progress
 from demo.status import Progress, list_failures, read_progress
+from demo.talk import read_mail
 from tasks.enqueue import enqueue
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Watch:
         if time.monotonic() >= self.next_heartbeat:
             record_heartbeats(fleet)
             self.next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+        for message in read_mail(fleet.planner):
+            log.info("planner hears: %s %s", message.subject, message.payload)
         progress = read_progress()
         if progress != self.shown:
             self.show(fleet, progress)

@@ -120,7 +120,11 @@ class Message(models.Model):
 
 
 class Delivery(models.Model):
-    """What became of one message for one recipient. `next_at`: when a pending one is tried next, else None."""
+    """What became of one message for one recipient.
+
+    `queue` set: the subscribers of that channel share it, and `agent` is who has it now, or None. `next_at`: a pending
+    one is not taken before, a delivered one is tried again unless it was acknowledged by then; None once it is over.
+    """
 
     class State(models.TextChoices):
         PENDING = "pending"
@@ -135,10 +139,22 @@ class Delivery(models.Model):
     message = models.ForeignKey(
         Message, models.DO_NOTHING, db_column="message_id", db_constraint=False, related_name="deliveries"
     )
-    agent = models.ForeignKey(Agent, models.DO_NOTHING, db_column="agent_id", related_name="deliveries")
+    agent = models.ForeignKey(
+        Agent, models.DO_NOTHING, null=True, db_column="agent_id", related_name="deliveries"
+    )
+    queue = models.ForeignKey(
+        Channel,
+        models.DO_NOTHING,
+        null=True,
+        db_column="queue_id",
+        db_constraint=False,
+        related_name="deliveries",
+    )
     state = models.CharField(max_length=20, choices=State, default=State.PENDING, db_default=State.PENDING)
+    priority = models.IntegerField(default=0, db_default=0)
     attempts = models.IntegerField(default=0, db_default=0)
     next_at = models.DateTimeField(null=True, default=timezone.now)
+    expires_at = models.DateTimeField(db_default=RawSQL("now() + interval '7 days'", []))
     error = models.TextField(null=True)
     created_at = models.GeneratedField(
         expression=RawSQL("partitions.uuid7_time(delivery_id)", []),
@@ -155,4 +171,4 @@ class Delivery(models.Model):
         verbose_name_plural = "deliveries"
 
     def __str__(self) -> str:
-        return f"{self.message_id} to {self.agent_id}: {self.state}"
+        return f"{self.message_id} to {self.agent_id or self.queue_id}: {self.state}"

@@ -8,7 +8,9 @@ class AgentSessionsConfig(AppConfig):
 
     def ready(self) -> None:
         from operators.schedules import declare_schedule
+        from sessions.checks import register
 
+        register()
         declare_schedule(
             "sessions: purge expired",
             "sessions.purge_expired",

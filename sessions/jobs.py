@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from sessions.tokens import purge_expired
+from sessions.lifecycle import purge_expired
 
 
 @shared_task(name="sessions.purge_expired")

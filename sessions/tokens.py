@@ -1,47 +1,45 @@
-"""Tokens and the sessions that they open. The database keeps a digest; a lost token cannot be shown again."""
+"""Tokens: the database keeps SHA-256(token), and the session's id is the beginning of it.
 
+The token leaves `open_session` and `rotate` once, as their result. It is written nowhere, put into no SQL statement and
+no log. A digest found in a dump or a log opens nothing: 256 random bits cannot be found from their hash.
+
+On timing: a token is looked up by an id made of its hash, so how long the look-up takes tells about the hash of a
+guess, never about how much of a token is right. The whole digests are compared in constant time all the same.
+"""
+
+import hmac
 import secrets
-from datetime import timedelta
+from hashlib import sha256
 from uuid import UUID
 
-from django.db import connection
-
-from agents.models import Agent
-from pg.errors import Refused
-from sessions.models import Session
-
 TOKEN_BYTES = 32
+MIN_TOKEN_LENGTH = 32  # characters; ours have 43
+MAX_TOKEN_LENGTH = 1024  # longer texts are not even hashed
 
 
-def open_session(
-    ttl: timedelta,
-    agent: Agent | None = None,
-    user_id: str | None = None,
-    session_type: str = Session.Kind.INTERACTIVE,
-) -> tuple[str, UUID]:
-    """Open a session that ends after `ttl`; return its new token, shown this once, and its id.
-
-    Raises Refused for a `ttl` of zero or less.
-    """
-    if ttl <= timedelta(0):
-        raise Refused(f"ttl={ttl}: must be more than zero", "say for how long the session is to live")
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT sessions.open_session(%s, make_interval(secs => %s), %s, %s, %s)",
-            [token, ttl.total_seconds(), agent.pk if agent else None, user_id, session_type],
-        )
-        return token, cursor.fetchone()[0]
+def mint_token() -> str:
+    """Return a new token: 32 random bytes as 43 URL-safe characters."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
 
 
-def authenticate(token: str) -> Session | None:
-    """Return the live session of `token`; None for an unknown or expired one. One query in one hash partition."""
-    found: list[Session] = list(Session.objects.raw("SELECT * FROM sessions.authenticate(%s)", [token]))
-    return found[0] if found else None
+def is_possible(token: str) -> bool:
+    """Tell whether a text may be a token at all."""
+    return MIN_TOKEN_LENGTH <= len(token) <= MAX_TOKEN_LENGTH
 
 
-def purge_expired(batch: int = 1000) -> int:
-    """Delete up to `batch` expired sessions and return how many. Several at once take different rows."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT sessions.purge_expired(%s)", [batch])
-        return int(cursor.fetchone()[0])
+def digest_of(token: str) -> bytes:
+    """Return SHA-256 of the token. Any text has one, also what is not valid Unicode."""
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def id_of(digest: bytes) -> UUID:
+    """Return the session id of a digest: its first 122 bits as a UUIDv8, as `sessions.token_id` does in SQL."""
+    raw = bytearray(digest[:16])
+    raw[6] = (raw[6] & 0x0F) | 0x80
+    raw[8] = (raw[8] & 0x3F) | 0x80
+    return UUID(bytes=bytes(raw))
+
+
+def is_same(one: bytes, other: bytes) -> bool:
+    """Compare digests in constant time."""
+    return hmac.compare_digest(one, other)

@@ -9,7 +9,7 @@ OPS = [("U", "Update"), ("D", "Delete"), ("E", "Event")]
 
 class Migration(migrations.Migration):
     initial = True
-    dependencies = [("agents", "0001_initial"), ("tasks", "0001_initial")]
+    dependencies = [("agents", "0001_initial"), ("tasks", "0001_initial"), ("messaging", "0001_initial")]
     operations = [
         CreateSchema("bridge"),
         CreateTable(
@@ -63,4 +63,5 @@ class Migration(migrations.Migration):
         RunSQLFile("bridge", "0001_capture"),
         RunSQLFile("bridge", "0001_agents"),
         RunSQLFile("bridge", "0001_tasks"),
+        RunSQLFile("bridge", "0001_messages"),
     ]

@@ -70,13 +70,16 @@ class Migration(migrations.Migration):
             fields=[
                 ('delivery_id', models.UUIDField(default=pg.uuid7.uuid7, editable=False, primary_key=True, serialize=False)),
                 ('state', models.CharField(choices=[('pending', 'Pending'), ('delivered', 'Delivered'), ('processed', 'Processed'), ('failed', 'Failed'), ('expired', 'Expired')], db_default='pending', default='pending', max_length=20)),
+                ('priority', models.IntegerField(db_default=0, default=0)),
                 ('attempts', models.IntegerField(db_default=0, default=0)),
                 ('next_at', models.DateTimeField(default=django.utils.timezone.now, null=True)),
+                ('expires_at', models.DateTimeField(db_default=django.db.models.expressions.RawSQL("now() + interval '7 days'", []))),
                 ('error', models.TextField(null=True)),
                 ('created_at', models.GeneratedField(db_persist=True, expression=django.db.models.expressions.RawSQL('partitions.uuid7_time(delivery_id)', []), output_field=models.DateTimeField(null=True))),
                 ('delivered_at', models.DateTimeField(null=True)),
                 ('processed_at', models.DateTimeField(null=True)),
-                ('agent', models.ForeignKey(db_column='agent_id', on_delete=django.db.models.deletion.DO_NOTHING, related_name='deliveries', to='agents.agent')),
+                ('agent', models.ForeignKey(db_column='agent_id', null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='deliveries', to='agents.agent')),
+                ('queue', models.ForeignKey(db_column='queue_id', db_constraint=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='deliveries', to='messaging.channel')),
                 ('message', models.ForeignKey(db_column='message_id', db_constraint=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='deliveries', to='messaging.message')),
             ],
             options={
@@ -100,5 +103,6 @@ class Migration(migrations.Migration):
                 'db_table': '"messages"."subscriptions"',
             },
         ),
+        RunSQLFile('messaging', '0001_functions'),
         RunSQLFile('messaging', '0001_partitions'),
     ]

@@ -46,7 +46,9 @@ RETURNS TABLE (
            datname = current_database() AS is_here,
            state,
            state LIKE 'idle in transaction%' AS is_open,
-           state LIKE 'idle in transaction%' AND now() - state_change > interval '1 minute' AS is_stuck,
+           -- a dump holds its snapshot open for as long as it takes
+           state LIKE 'idle in transaction%' AND now() - state_change > interval '1 minute'
+             AND application_name !~ '^mistersmith (backup|restore|recovery)$' AS is_stuck,
            COALESCE(wait_event_type = 'Lock', false) AS is_waiting
     FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
   ), pools AS (
@@ -130,7 +132,7 @@ RETURNS TABLE (
     SELECT e.name FROM declared e
     WHERE e.indrelid = d.indrelid AND e.top <> d.top AND e.relam = d.relam
       AND NOT d.indisunique AND d.indexprs IS NULL AND e.indexprs IS NULL AND e.indisvalid
-      AND (e.predicate IS NULL OR e.predicate IS NOT DISTINCT FROM d.predicate)
+      AND e.predicate IS NOT DISTINCT FROM d.predicate -- a partial index holds fewer rows: it serves what the whole one does not
       AND e.width >= d.width
       AND e.columns[1:d.width] = d.columns[1:d.width]
       AND e.classes[1:d.width] = d.classes[1:d.width]

@@ -23,13 +23,14 @@ BEGIN
   RETURN sessions.token_id(v_digest);
 END $$;
 
--- The unexpired session of a token: no row or one. Reads one hash partition.
+-- The unexpired session of a token: no row or one; none where its agent is terminated. Reads one hash partition.
 CREATE FUNCTION sessions.authenticate(p_token text) RETURNS SETOF sessions.active
 LANGUAGE sql STABLE AS $$
   SELECT s.* FROM sessions.active s
   WHERE s.session_id = sessions.token_id(sha256(convert_to(p_token, 'UTF8')))
     AND s.token_digest = sha256(convert_to(p_token, 'UTF8'))
     AND s.expires_at > now()
+    AND NOT EXISTS (SELECT FROM agents.registry r WHERE r.agent_id = s.agent_id AND r.status = 'terminated')
 $$;
 
 -- Delete up to p_batch expired sessions, the oldest first, and return how many. Two at once take different rows.

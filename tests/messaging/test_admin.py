@@ -1,4 +1,6 @@
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
 from django.utils import timezone
 
 from agents.models import Agent
@@ -65,3 +67,46 @@ def test_a_new_delivery_is_due_at_once(story):
     assert delivery.state == "pending"
     assert delivery.next_at <= timezone.now()
     assert abs((delivery.created_at - delivery.next_at).total_seconds()) < 5
+
+
+# -- actions --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def viewer(client):
+    user = User.objects.create_user("viewer", is_staff=True)
+    wanted = Permission.objects.filter(
+        content_type__app_label="messaging", codename__in=["view_channel", "view_delivery"]
+    )
+    user.user_permissions.set(wanted)
+    client.force_login(user)
+    return client
+
+
+def press(client, model, action, row):
+    page = f"/admin/messaging/{model}/"
+    return client.post(page, {"action": action, "_selected_action": [row.pk]}, follow=True)
+
+
+def test_channels_are_closed_and_opened_and_each_change_is_logged(admin_client, story):
+    channel = Channel.objects.get()
+    assert "1 channels closed" in text_of(press(admin_client, "channel", "close", channel))
+    assert not Channel.objects.get().is_active
+    assert "0 channels closed" in text_of(press(admin_client, "channel", "close", channel))
+    assert "1 channels opened" in text_of(press(admin_client, "channel", "reopen", channel))
+    assert LogEntry.objects.count() == 2
+
+
+def test_dead_deliveries_are_sent_again_and_others_stay(admin_client, story):
+    waiting = Delivery.objects.get()
+    assert "1 were not dead" in text_of(press(admin_client, "delivery", "redrive_selected", waiting))
+    Delivery.objects.update(state="failed", next_at=None, error="broken")
+    assert "1 sent again" in text_of(press(admin_client, "delivery", "redrive_selected", waiting))
+    assert Delivery.objects.get().state == "pending"
+    assert LogEntry.objects.get().object_id == str(waiting.pk)
+
+
+def test_who_may_only_look_cannot_act(viewer, story):
+    Delivery.objects.update(state="failed", next_at=None, error="broken")
+    press(viewer, "delivery", "redrive_selected", Delivery.objects.get())
+    press(viewer, "channel", "close", Channel.objects.get())
+    assert Delivery.objects.get().state == "failed"
+    assert Channel.objects.get().is_active
