@@ -4,8 +4,13 @@ import os
 from typing import Any
 
 from celery import Celery, signals
+from kombu.transport import virtual
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+# A worker that loses its broker would put back what it had fetched, and kombu 5.7's Redis transport ends the worker
+# when it fails at that. Nothing needs it: tickets and jobs that get lost are sent again by the sweep and by beat.
+virtual.Channel.do_restore = False
 
 app = Celery("mistersmith")
 app.config_from_object("django.conf:settings", namespace="CELERY")

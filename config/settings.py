@@ -99,7 +99,9 @@ CELERY_DB_REUSE_MAX = 1_000_000_000  # connections live as long as Django's own,
 # Two queues, so that long tasks never keep the sweeps waiting; a worker without --queues takes from both.
 CELERY_TASK_DEFAULT_QUEUE = "mistersmith"
 CELERY_TASK_QUEUES = [Queue("mistersmith"), Queue("tasks")]
-CELERY_TASK_ROUTES = {"tasks.run_ticket": {"queue": "tasks"}}
+CELERY_TASK_ROUTES = {
+    name: {"queue": "tasks"} for name in ("tasks.run_ticket", "knowledge.*", "recovery.*")
+}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 

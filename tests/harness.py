@@ -25,7 +25,7 @@ PREFIX = f"mistersmith-test-{os.getuid()}-"
 VARIABLES = ("MISTERSMITH_HOME", "DATABASE_URL", "NATS_URL", "CELERY_BROKER_URL")
 # what a developer's shell may have set must not reach the tests
 FOREIGN = re.compile(
-    "^(MISTERSMITH_|REPLICA_URLS|BACKGROUND_DATABASE_URL|ANALYTICS_DATABASE_URL|DEBUG$|PRODUCTION$|SECRET_KEY$)"
+    "^(MISTERSMITH_|REPLICA_URLS|BACKGROUND_DATABASE_URL|ANALYTICS_DATABASE_URL|DEBUG$|PRODUCTION$|SECRET_KEY$|PG_BIN_DIR$)"
 )
 # nothing here must survive a power cut
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum_naptime": "10min"}

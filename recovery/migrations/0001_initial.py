@@ -1,6 +1,7 @@
 import django.contrib.postgres.fields
 import django.db.models.expressions
 import django.db.models.functions.datetime
+import django.utils.timezone
 import pg.uuid7
 from django.db import migrations, models
 
@@ -32,6 +33,34 @@ class Migration(migrations.Migration):
                 'verbose_name': 'restore drill',
                 'db_table': '"recovery"."test_results"',
                 'ordering': ['-test_id'],
+            },
+        ),
+        CreateTable(
+            name='Backup',
+            sql='recovery/0001_backups',
+            fields=[
+                ('backup_id', models.UUIDField(default=pg.uuid7.uuid7, editable=False, primary_key=True, serialize=False)),
+                ('kind', models.CharField(choices=[('logical', 'Logical'), ('base', 'Base'), ('incremental', 'Incremental'), ('cross_system', 'Cross System')], db_default='logical', default='logical', max_length=20)),
+                ('status', models.CharField(choices=[('running', 'Running'), ('complete', 'Complete'), ('verified', 'Verified'), ('damaged', 'Damaged'), ('failed', 'Failed')], db_default='running', default='running', max_length=20)),
+                ('location', models.TextField()),
+                ('database_name', models.TextField()),
+                ('server_version', models.TextField()),
+                ('tool_version', models.TextField()),
+                ('started_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), default=django.utils.timezone.now)),
+                ('completed_at', models.DateTimeField(null=True)),
+                ('verified_at', models.DateTimeField(null=True)),
+                ('updated_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), default=django.utils.timezone.now)),
+                ('database_bytes', models.BigIntegerField()),
+                ('size_bytes', models.BigIntegerField(null=True)),
+                ('manifest_sha256', models.TextField(null=True)),
+                ('row_counts', models.JSONField(db_default=django.db.models.expressions.RawSQL("'{}'::jsonb", []), default=dict)),
+                ('is_pinned', models.BooleanField(db_default=False, default=False)),
+                ('error', models.TextField(null=True)),
+            ],
+            options={
+                'db_table': '"recovery"."backups"',
+                'ordering': ['-backup_id'],
+                'permissions': [('verify_backup', 'Can verify backups by restoring them')],
             },
         ),
         RunSQLFile('recovery', '0001_functions'),

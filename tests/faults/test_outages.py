@@ -114,7 +114,7 @@ def test_killed_servers_cost_time_and_nothing_else(installation):
 
 
 def work_while_it_dies(installation: Installation, name: str, first: int) -> None:
-    """Enqueue 200 tasks: 100 before the kill, 50 while the server is away (PostgreSQL takes none then), and the rest."""
+    """Enqueue 200 tasks: 100 before the kill, 50 while the server is away (PostgreSQL takes none then), 50 after."""
     server, before = installation.servers[name], installation.completed()
     installation.ask(INSERT, first, first + 99)
     eventually(lambda: installation.completed() > before, PATIENCE_SECONDS)

@@ -1,0 +1,50 @@
+"""What can go wrong with backups."""
+
+from pg.errors import MisterSmithError, Refused
+
+
+class RecoveryError(MisterSmithError):
+    """The root of this room's errors."""
+
+
+class Busy(RecoveryError):
+    """A backup, verification or pruning of this database runs already; nothing was changed."""
+
+    retry = True
+
+
+class UnfitTools(RecoveryError, Refused):
+    """PostgreSQL's programs are missing, or older than the server."""
+
+
+class NoSpace(RecoveryError, Refused):
+    """The backup folder has too little room; nothing was begun."""
+
+    retry = True
+
+
+class ToolFailed(RecoveryError):
+    """A program of PostgreSQL's ended with an error. `words` is all that it said."""
+
+    retry = True
+
+    def __init__(self, message: str, hint: str = "", words: str = "") -> None:
+        super().__init__(message, hint)
+        self.words = words
+
+    def is_only(self, harmless: str) -> bool:
+        """Tell whether every error that it named is this one, and it went on to its end."""
+        named = [line for line in self.words.splitlines() if "error: " in line]
+        return "errors ignored on restore" in self.words and all(harmless in line for line in named)
+
+
+class UnknownBackup(RecoveryError, Refused):
+    """No backup has this id."""
+
+
+class Damaged(RecoveryError, Refused):
+    """The backup is not what was written: it is not restored from."""
+
+
+class TargetInUse(RecoveryError, Refused):
+    """The database to restore into exists and is not empty; it was left as it is."""
