@@ -93,15 +93,17 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # short: a broker that does not answer must not hold anybody up (the worker's own reads wait 1 s at most)
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "socket_connect_timeout": 2, "socket_timeout": 5}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 3600,
+    "socket_connect_timeout": 2,
+    "socket_timeout": 5,
+}
 CELERY_BROKER_CONNECTION_TIMEOUT = 2
 CELERY_DB_REUSE_MAX = 1_000_000_000  # connections live as long as Django's own, see config/celery.py
 # Two queues, so that long tasks never keep the sweeps waiting; a worker without --queues takes from both.
 CELERY_TASK_DEFAULT_QUEUE = "mistersmith"
 CELERY_TASK_QUEUES = [Queue("mistersmith"), Queue("tasks")]
-CELERY_TASK_ROUTES = {
-    name: {"queue": "tasks"} for name in ("tasks.run_ticket", "knowledge.*", "recovery.*")
-}
+CELERY_TASK_ROUTES = {name: {"queue": "tasks"} for name in ("tasks.run_ticket", "knowledge.*", "recovery.*")}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -10,11 +11,16 @@ from knowledge.embeddings import save_model
 from knowledge.errors import BadQuery
 from knowledge.facts import retract_fact
 from knowledge.models import Embedding, EmbeddingModel, Fact
+from knowledge.providers import provider_names
 from knowledge.search import StemmedQuery, read_words
+from knowledge.stats import Progress, progress_of
 from pg.admin import BigTableAdmin, ReadOnlyAdmin, parse_uuid
 from pg.errors import MisterSmithError
 
 SHOWN_CHARACTERS = 80
+EDITABLE_STATES = [
+    (state.value, state.label) for state in (EmbeddingModel.State.ACTIVE, EmbeddingModel.State.PAUSED)
+]
 
 
 class HoldsFilter(admin.SimpleListFilter):
@@ -87,13 +93,36 @@ class FactAdmin(ReadOnlyAdmin, BigTableAdmin):
         return request.user.has_perm("knowledge.delete_fact")
 
 
+class EmbeddingModelForm(forms.ModelForm):
+    """Offers the providers there are, and not to retire: that drops the vectors, and is a command."""
+
+    provider = forms.ChoiceField(choices=lambda: [(name, name) for name in provider_names()])
+    state = forms.ChoiceField(
+        choices=EDITABLE_STATES,
+        initial="paused",
+        help_text="active: new facts get vectors; paused: they wait",
+    )
+
+
 @admin.register(EmbeddingModel)
 class EmbeddingModelAdmin(admin.ModelAdmin):
-    list_display = ["model_name", "model_version", "dimensions", "provider", "is_default", "created_at"]
-    readonly_fields = ["created_at"]
+    form = EmbeddingModelForm
+    list_display = [
+        "model_name",
+        "model_version",
+        "provider",
+        "dimensions",
+        "is_default",
+        "state",
+        "vectors",
+        "waiting",
+        "index",
+        "problem",
+    ]
+    readonly_fields = ["vectors", "waiting", "index", "problem", "caught_up_at", "created_at"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return [*self.readonly_fields, "model_name", "dimensions"] if obj else self.readonly_fields
+        return [*self.readonly_fields, "model_name", "dimensions"] if obj else []
 
     def save_model(self, request: HttpRequest, obj: EmbeddingModel, form: Any, change: bool) -> None:
         try:
@@ -101,8 +130,36 @@ class EmbeddingModelAdmin(admin.ModelAdmin):
         except MisterSmithError as error:
             self.message_user(request, f"{error}. {error.hint}", messages.ERROR)
 
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        is_retired = obj is not None and obj.state == EmbeddingModel.State.RETIRED
+        return super().has_change_permission(request, obj) and not is_retired
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # its partition would stay behind
+
+    @admin.display(description="vectors (estimated)")
+    def vectors(self, model: EmbeddingModel) -> str:
+        return f"{self._progress(model).vectors:,}"
+
+    @admin.display(description="facts waiting")
+    def waiting(self, model: EmbeddingModel) -> str:
+        return self._progress(model).waiting_text
+
+    @admin.display(description="vector index")
+    def index(self, model: EmbeddingModel) -> str:
+        return self._progress(model).index
+
+    @admin.display(description="problem", empty_value="")
+    def problem(self, model: EmbeddingModel) -> str:
+        error = self._progress(model).problem
+        return f"{error}: {error.hint}" if error else ""
+
+    def _progress(self, model: EmbeddingModel) -> Progress:
+        """Look once per row and request: the row's object lives as long."""
+        if not hasattr(model, "progress"):
+            model.progress = progress_of(model)  # type: ignore[attr-defined]
+        found: Progress = model.progress  # type: ignore[attr-defined]
+        return found
 
 
 @admin.register(Embedding)

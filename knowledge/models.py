@@ -78,13 +78,29 @@ def text_of(value: Any) -> str:
 
 
 class EmbeddingModel(models.Model):
-    """A model that makes embeddings. Its name is the partition key of the embeddings."""
+    """A model that makes embeddings. Its name is the partition key of the embeddings.
+
+    At `caught_up_at` all facts older than an hour had vectors of this version (None: the first load is not done).
+    """
+
+    class State(models.TextChoices):
+        ACTIVE = "active"
+        PAUSED = "paused"
+        RETIRED = "retired"
 
     model_name = models.CharField(max_length=100, primary_key=True)
     model_version = models.CharField(max_length=20)
     dimensions = models.IntegerField(validators=[MinValueValidator(1), MaxValueValidator(4000)])
     provider = models.CharField(max_length=50)
     is_default = models.BooleanField(default=False, db_default=False)
+    state = models.CharField(
+        max_length=20,
+        choices=State,
+        default=State.PAUSED,
+        db_default=State.PAUSED,
+        help_text="active: new facts get vectors; paused: they wait; retired: the vectors are gone",
+    )
+    caught_up_at = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:

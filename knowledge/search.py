@@ -1,4 +1,4 @@
-"""Find facts by their words."""
+"""Find facts by their words. `knowledge.hybrid` asks by meaning as well."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +31,11 @@ class StemmedQuery(SearchQuery):
 
 @dataclass(frozen=True)
 class Hit:
-    """A fact that was found, and who said it. `source_agent` is a name; None: no agent of ours said it."""
+    """A fact that was found, and who said it. `source_agent` is a name; None: no agent of ours said it.
+
+    `similarity`: -1 to 1, how near its meaning is to the query's; None: found by its words only. `more`: how many other
+    facts of its entity were found, where these are left out.
+    """
 
     score: float
     entity_type: str
@@ -44,6 +48,8 @@ class Hit:
     evidence: dict[str, Any]
     valid_from: datetime
     valid_until: datetime | None
+    similarity: float | None = None
+    more: int = 0
 
 
 def search_text(
@@ -53,20 +59,27 @@ def search_text(
     as_of: datetime | None = None,
     known_at: datetime | None = None,
     entity_type: str | None = None,
+    any_word: bool = True,
 ) -> list[Hit]:
-    """Return the facts that have every word of `query`, best first; where there is none, those that have any.
+    """Return the facts that have every word of `query`, best first; where there is none and `any_word` is set, those
+    that have any.
 
     Words are compared by their English stems, in the entity's name, the predicate and the value. "Quoted words" are a
     phrase, `-word` excludes, `or` is or. `as_of` and `known_at`: what held, and was known, at those times (None: now).
     Two or three queries. Raises BadQuery where nothing is left to look for.
     """
-    if not 1 <= limit <= MAX_LIMIT:
-        raise BadQuery(f"limit={limit}: must be 1 to {MAX_LIMIT}")
+    check_limit(limit)
     words = read_words(query)
     found = Fact.objects.held(as_of, known_at)
     if entity_type is not None:
         found = found.filter(entity_type=entity_type)
-    return _best(found, words["every_word"], limit) or _best(found, words["any_word"], limit)
+    hits = _best(found, words["every_word"], limit)
+    return hits if hits or not any_word else _best(found, words["any_word"], limit)
+
+
+def check_limit(limit: int) -> None:
+    if not 1 <= limit <= MAX_LIMIT:
+        raise BadQuery(f"limit={limit}: must be 1 to {MAX_LIMIT}")
 
 
 def read_words(query: str) -> dict[str, str]:
@@ -85,12 +98,15 @@ def _best(found: Any, words: str, limit: int) -> list[Hit]:
     rank = SearchRank(F("search_text"), query, weights=WEIGHTS, cover_density=True)
     rows = found.filter(search_text=query).annotate(score=rank, is_text=Q(object_type="text"))
     rows = rows.select_related("source_agent")
-    return [_hit(row) for row in rows.order_by("-score", "-is_text", "entity_id", "predicate")[:limit]]
+    return [
+        hit_of(row, row.score)
+        for row in rows.order_by("-score", "-is_text", "entity_id", "predicate")[:limit]
+    ]
 
 
-def _hit(fact: Any) -> Hit:
+def hit_of(fact: Any, score: float, similarity: float | None = None) -> Hit:
     return Hit(
-        score=round(fact.score, 4),
+        score=round(score, 4),
         entity_type=fact.entity_type,
         entity_id=fact.entity_id,
         predicate=fact.predicate,
@@ -101,4 +117,5 @@ def _hit(fact: Any) -> Hit:
         evidence=fact.evidence,
         valid_from=fact.valid_from,
         valid_until=fact.valid_until,
+        similarity=similarity,
     )

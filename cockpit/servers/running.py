@@ -10,6 +10,9 @@ from typing import Self
 from cockpit.servers.base import Server, ServerError
 
 
+START_TRIES = 3
+
+
 class Running:
     """A server started by this process. It stops when the `with` block, or this process, ends."""
 
@@ -24,8 +27,24 @@ class Running:
     def start(self, timeout_seconds: float = 60) -> Self:
         """Prepare, start, and wait until the server answers. Raises ServerError with the end of its log.
 
-        Call it from a thread that lives as long as the server should: the leash ends with the thread.
+        A port that was free may be somebody else's a moment later: a server that ends at once is prepared anew, which
+        chooses another port, and started again. Call it from a thread that lives as long as the server should: the
+        leash ends with the thread.
         """
+        for left in reversed(range(START_TRIES)):
+            self.launch()
+            try:
+                self.server.wait_ready(timeout_seconds, self.is_alive)
+            except BaseException:
+                ended = not self.is_alive()
+                self.kill()
+                if not (ended and left):
+                    raise
+            else:
+                break
+        return self
+
+    def launch(self) -> None:
         self.server.prepare()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -37,12 +56,6 @@ class Running:
                 start_new_session=True,  # Ctrl-C is for the one who started us
                 cwd="/",
             )
-        try:
-            self.server.wait_ready(timeout_seconds, self.is_alive)
-        except BaseException:
-            self.kill()
-            raise
-        return self
 
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None

@@ -26,6 +26,8 @@ class Migration(migrations.Migration):
                 ('dimensions', models.IntegerField(validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(4000)])),
                 ('provider', models.CharField(max_length=50)),
                 ('is_default', models.BooleanField(db_default=False, default=False)),
+                ('state', models.CharField(choices=[('active', 'Active'), ('paused', 'Paused'), ('retired', 'Retired')], db_default='paused', default='paused', help_text='active: new facts get vectors; paused: they wait; retired: the vectors are gone', max_length=20)),
+                ('caught_up_at', models.DateTimeField(editable=False, null=True)),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
             ],
             options={

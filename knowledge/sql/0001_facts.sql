@@ -72,3 +72,15 @@ CREATE INDEX idx_knowledge_facts_object_gin ON knowledge.facts USING gin (object
 CREATE INDEX idx_knowledge_facts_text_search ON knowledge.facts
   USING gin (to_tsvector('english'::regconfig, object_value ->> 'text_content')) WHERE object_type = 'text';
 CREATE INDEX idx_knowledge_facts_search_text ON knowledge.facts USING gin (search_text);
+
+-- What gets a vector: open facts that are texts of at least three words. Code, numbers and objects are found by words.
+CREATE VIEW knowledge.sentences AS
+SELECT fact_id, created_at, left(entity_id || ' ' || predicate || ': ' || (object_value ->> 'text_content'), 4000) AS sentence
+FROM knowledge.facts
+WHERE object_type = 'text' AND object_value ->> 'text_content' ~ '\S\s+\S+\s+\S'
+  AND valid_until IS NULL AND retracted_at IS NULL;
+COMMENT ON VIEW knowledge.sentences IS 'open facts that get a vector, as the sentence that is embedded';
+-- the view's rows in the order of their age: which of them wait for a vector
+CREATE INDEX idx_knowledge_facts_sentences ON knowledge.facts (fact_id)
+  WHERE object_type = 'text' AND object_value ->> 'text_content' ~ '\S\s+\S+\s+\S'
+    AND valid_until IS NULL AND retracted_at IS NULL;

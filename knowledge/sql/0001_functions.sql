@@ -7,8 +7,9 @@ LANGUAGE sql STABLE STRICT AS $$
     AND pg_get_expr(c.relpartbound, c.oid) = format('FOR VALUES IN (%L)', p_model)
 $$;
 
--- Makes the partition of a model with its dimension check and HNSW index; returns its name. For one that exists it
--- only checks the dimensions, so it may run twice; two callers at once wait for each other.
+-- Makes the partition of a model with its dimension check; returns its name. For one that exists it only checks the
+-- dimensions, so it may run twice; two callers at once wait for each other. The HNSW index is built when the first load
+-- is done: filling a table that has one takes several times as long.
 CREATE FUNCTION knowledge.create_model_partition(p_model text, p_dimensions integer) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -38,12 +39,10 @@ BEGIN
   EXECUTE format('CREATE TABLE knowledge.%I PARTITION OF knowledge.embeddings'
     ' (CONSTRAINT valid_dimensions CHECK (vector_dims(embedding_vector) = %s)) FOR VALUES IN (%L)',
     v_name, p_dimensions, p_model);
-  EXECUTE format('CREATE INDEX %I ON knowledge.%I USING hnsw ((embedding_vector::halfvec(%s)) halfvec_cosine_ops)'
-    ' WITH (m = 16, ef_construction = 64)', v_name || '_hnsw', v_name, p_dimensions);
   RETURN 'knowledge.' || quote_ident(v_name);
 END $$;
 
-INSERT INTO knowledge.models (model_name, model_version, dimensions, provider, is_default) VALUES
-  ('all-MiniLM-L6-v2', '1', 384, 'local', true),          -- runs on this machine
-  ('text-embedding-ada-002', '1', 1536, 'openai', false); -- the guide's VECTOR(1536)
+INSERT INTO knowledge.models (model_name, model_version, dimensions, provider, is_default, state) VALUES
+  ('all-MiniLM-L6-v2', '1', 384, 'local', true, 'active'),           -- runs on this machine
+  ('text-embedding-ada-002', '1', 1536, 'openai', false, 'paused');  -- the guide's VECTOR(1536)
 SELECT knowledge.create_model_partition(model_name, dimensions) FROM knowledge.models;

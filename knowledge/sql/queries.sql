@@ -101,8 +101,83 @@ SELECT
 -- name: model_partitions
 SELECT m.model_name, p.leaf::text AS partition,
        (SELECT greatest(c.reltuples, s.n_live_tup)::bigint FROM pg_class c JOIN pg_stat_user_tables s ON s.relid = c.oid
-        WHERE c.oid = p.leaf) AS embeddings
-FROM knowledge.models m CROSS JOIN LATERAL (SELECT knowledge.model_partition(m.model_name) AS leaf) p
+        WHERE c.oid = p.leaf) AS embeddings,
+       x.index_name, COALESCE(x.is_valid, false) AS is_indexed,
+       (SELECT COALESCE(round(100.0 * b.tuples_done / nullif(b.tuples_total, 0)), 0)::int
+        FROM pg_stat_progress_create_index b WHERE b.relid = p.leaf LIMIT 1) AS built_percent
+FROM knowledge.models m
+CROSS JOIN LATERAL (SELECT knowledge.model_partition(m.model_name) AS leaf) p
+LEFT JOIN LATERAL (
+  SELECT i.indexrelid::regclass::text AS index_name, i.indisvalid AND i.indisready AS is_valid
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
+  WHERE i.indrelid = p.leaf AND a.amname = 'hnsw'
+  ORDER BY i.indisvalid DESC LIMIT 1
+) x ON true
+
+-- name: waiting_facts
+SELECT s.fact_id, s.sentence, s.created_at
+FROM knowledge.sentences s
+WHERE s.fact_id > %(after)s AND NOT EXISTS (
+  SELECT FROM knowledge.embeddings e
+  WHERE e.fact_id = s.fact_id AND e.embedding_model = %(model)s AND e.embedding_version = %(version)s)
+ORDER BY s.fact_id
+LIMIT %(limit)s
+
+-- name: count_waiting
+SELECT count(*) AS waiting FROM (
+  SELECT FROM knowledge.sentences s
+  WHERE s.fact_id > %(after)s AND NOT EXISTS (
+    SELECT FROM knowledge.embeddings e
+    WHERE e.fact_id = s.fact_id AND e.embedding_model = %(model)s AND e.embedding_version = %(version)s)
+  LIMIT %(limit)s
+) w
+
+-- name: known_vectors
+-- the same text of another fact: its vector is copied, not computed again
+SELECT DISTINCT ON (e.content_hash) e.text_content AS sentence, e.embedding_vector::text AS vector
+FROM knowledge.embeddings e
+WHERE e.embedding_model = %(model)s AND e.embedding_version = %(version)s
+  AND e.content_hash IN (SELECT text_sha256(s) FROM unnest(%(sentences)s::text[]) s)
+
+-- name: add_embeddings
+-- Two may do the same: the second adds nothing. A fact that went meanwhile gets none. Vectors of another version go.
+WITH made AS (
+  SELECT m.* FROM unnest(%(fact_ids)s::uuid[], %(vectors)s::text[], %(sentences)s::text[]) AS m (fact_id, vector, sentence)
+  JOIN knowledge.facts f USING (fact_id)
+),
+added AS (
+  INSERT INTO knowledge.embeddings (fact_id, embedding_model, embedding_version, embedding_vector, text_content)
+  SELECT fact_id, %(model)s, %(version)s, vector::halfvec, sentence FROM made
+  ON CONFLICT DO NOTHING
+  RETURNING fact_id
+),
+replaced AS (
+  DELETE FROM knowledge.embeddings e USING made
+  WHERE e.fact_id = made.fact_id AND e.embedding_model = %(model)s AND e.embedding_version <> %(version)s
+)
+SELECT count(*)::int AS added FROM added
+
+-- name: has_vectors
+SELECT EXISTS (SELECT FROM knowledge.embeddings WHERE embedding_model = %(model)s) AS found
+
+-- name: newest_vector
+-- ids begin with their time, and the partition's key with the id
+SELECT max(created_at) AS made_at FROM (
+  SELECT created_at FROM knowledge.embeddings WHERE embedding_model = %(model)s ORDER BY embedding_id DESC LIMIT 1) e
+
+-- name: search_options
+-- For this transaction. relaxed_order: go on until enough rows pass the filters, instead of giving up after ef_search.
+SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', '100', true),
+       set_config('hnsw.max_scan_tuples', '40000', true)
+
+-- name: try_embedder_lock
+SELECT pg_try_advisory_lock(hashtext('knowledge.embed'), hashtext(%(model)s)) AS is_ours
+
+-- name: wait_for_embedder_lock
+SELECT pg_advisory_lock(hashtext('knowledge.embed'), hashtext(%(model)s))
+
+-- name: release_embedder_lock
+SELECT pg_advisory_unlock(hashtext('knowledge.embed'), hashtext(%(model)s))
 
 -- name: extension
 SELECT (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS installed,
@@ -112,6 +187,7 @@ SELECT (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS install
 SELECT i.indexrelid::regclass::text AS index_name
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'knowledge' AND NOT (i.indisvalid AND i.indisready)
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index b WHERE b.index_relid = i.indexrelid)  -- being built
 ORDER BY 1
 
 -- name: create_partition
