@@ -9,7 +9,6 @@ from typing import Self
 
 from cockpit.servers.base import Server, ServerError
 
-
 START_TRIES = 3
 
 
