@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from agents.checkpoints import create_checkpoint, roll_back
 from agents.models import Agent, AgentState, Checkpoint, Heartbeat, LifecycleEvent, StateHistory, TypeSettings
 from agents.registry import resume_agent, suspend_agent, terminate_agent
-from pg.admin import BigTableAdmin, ReadOnlyAdmin, TimeWindowFilter
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin, TimeWindowFilter
 from pg.errors import MisterSmithError
 
 
@@ -129,5 +129,5 @@ class HeartbeatAdmin(ReadOnlyAdmin, BigTableAdmin):
 
 
 @admin.register(TypeSettings)
-class TypeSettingsAdmin(admin.ModelAdmin):
+class TypeSettingsAdmin(RoomAdmin):
     list_display = ["agent_type", "keep_state_history", "suspect_after_seconds", "lost_after_seconds"]

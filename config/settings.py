@@ -6,6 +6,7 @@ from kombu import Queue
 
 from config import env as _env
 from config.env import boolean, database, env, integer, secret_key
+from config.face import UNFOLD as UNFOLD
 
 MISTERSMITH_HOME = _env.HOME
 
@@ -37,6 +38,7 @@ ROOMS = [
 ]
 MISTERSMITH_APPS: list[str] = env.list("MISTERSMITH_APPS", default=[])
 INSTALLED_APPS = [
+    "unfold",  # its templates stand before those of the admin
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

@@ -14,7 +14,7 @@ from knowledge.models import Embedding, EmbeddingModel, Fact
 from knowledge.providers import provider_names
 from knowledge.search import StemmedQuery, read_words
 from knowledge.stats import Progress, progress_of
-from pg.admin import BigTableAdmin, ReadOnlyAdmin, parse_uuid
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin, parse_uuid
 from pg.errors import MisterSmithError
 
 SHOWN_CHARACTERS = 80
@@ -105,7 +105,7 @@ class EmbeddingModelForm(forms.ModelForm):
 
 
 @admin.register(EmbeddingModel)
-class EmbeddingModelAdmin(admin.ModelAdmin):
+class EmbeddingModelAdmin(RoomAdmin):
     form = EmbeddingModelForm
     list_display = [
         "model_name",

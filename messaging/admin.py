@@ -5,11 +5,11 @@ from django.http import HttpRequest
 
 from messaging.delivery import redrive
 from messaging.models import Channel, Delivery, Message, Subscription
-from pg.admin import BigTableAdmin, ReadOnlyAdmin, TimeWindowFilter
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin, TimeWindowFilter
 
 
 @admin.register(Channel)
-class ChannelAdmin(admin.ModelAdmin):
+class ChannelAdmin(RoomAdmin):
     list_display = ("channel_name", "channel_type", "is_active", "description", "created_at")
     list_filter = ("channel_type", "is_active")
     search_fields = ("channel_name", "description")
@@ -35,7 +35,7 @@ class ChannelAdmin(admin.ModelAdmin):
 
 
 @admin.register(Subscription)
-class SubscriptionAdmin(admin.ModelAdmin):
+class SubscriptionAdmin(RoomAdmin):
     list_display = ("agent", "channel", "message_pattern", "is_active", "created_at")
     list_filter = ("is_active", "channel__channel_type")
     list_select_related = ("agent", "channel")

@@ -1,10 +1,11 @@
 from django.contrib import admin
 
 from partitions.models import Policy
+from pg.admin import RoomAdmin
 
 
 @admin.register(Policy)
-class PolicyAdmin(admin.ModelAdmin):
+class PolicyAdmin(RoomAdmin):
     """Policies are edited, not added: each room brings its own."""
 
     list_display = ["table_name", "make_ahead_days", "keep_days", "on_expiry", "updated_at"]

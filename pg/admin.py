@@ -5,7 +5,7 @@ Never use `date_hierarchy` on such a table (DISTINCT over every row); use `TimeW
 
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from uuid import UUID
 
 from django.contrib import admin
@@ -17,6 +17,11 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from pg.uuid7 import uuid7_floor
+
+if TYPE_CHECKING:  # the theme has no types; its class is Django's
+    from django.contrib.admin import ModelAdmin
+else:
+    from unfold.admin import ModelAdmin
 
 EXACT_LIMIT = 10_000
 
@@ -58,7 +63,11 @@ def estimate_rows(rows: QuerySet[Any]) -> int:
     return int(row[0])
 
 
-class BigTableAdmin(admin.ModelAdmin):
+class RoomAdmin(ModelAdmin):
+    """What every admin of ours has: the theme's look."""
+
+
+class BigTableAdmin(RoomAdmin):
     """Lists a big table newest first without counting, sorting or scanning it.
 
     The search box takes a pasted UUID: it is compared with each of `uuid_search_fields` in turn (one indexed query
@@ -101,7 +110,7 @@ def parse_uuid(text: str) -> UUID | None:
         return None
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):
+class ReadOnlyAdmin(RoomAdmin):
     """Rows can be looked at by whoever may view them, and changed by nobody. `exclude` hides fields."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 
-from pg.admin import BigTableAdmin, ReadOnlyAdmin, TimeWindowFilter
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin, TimeWindowFilter
 from pg.errors import MisterSmithError
 from tasks.claim import cancel
 from tasks.control import retry
@@ -175,7 +175,7 @@ class TaskTypeAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Pause)
-class PauseAdmin(admin.ModelAdmin):
+class PauseAdmin(RoomAdmin):
     list_display = ["task_type", "reason", "paused_by", "paused_at"]
     search_fields = ["task_type"]
     readonly_fields = ["paused_by", "paused_at"]

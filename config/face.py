@@ -1,0 +1,121 @@
+"""The look of the admin: title, colours, navigation. django-unfold reads it; rooms are named as strings."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse_lazy
+
+Entry = tuple[str, str, str]  # title, icon (Material Symbols, bundled), "<app label>.<model>"
+
+ROOMS: list[tuple[str, list[Entry]]] = [
+    (
+        "Agents",
+        [
+            ("Agents", "smart_toy", "agents.agent"),
+            ("State", "data_object", "agents.agentstate"),
+            ("Checkpoints", "bookmark", "agents.checkpoint"),
+            ("Lifecycle events", "timeline", "agents.lifecycleevent"),
+            ("State history", "history", "agents.statehistory"),
+            ("Heartbeats", "ecg_heart", "agents.heartbeat"),
+            ("Sessions", "key", "agent_sessions.session"),
+            ("Settings by type", "tune", "agents.typesettings"),
+        ],
+    ),
+    (
+        "Tasks",
+        [
+            ("Tasks", "task_alt", "tasks.task"),
+            ("Executions", "play_circle", "tasks.execution"),
+            ("Dependencies", "account_tree", "tasks.dependency"),
+            ("Types", "category", "tasks.tasktype"),
+            ("Pauses", "pause_circle", "tasks.pause"),
+            ("Unique keys", "fingerprint", "tasks.uniquekey"),
+            ("Identities", "tag", "tasks.taskidentity"),
+        ],
+    ),
+    (
+        "Messages",
+        [
+            ("Messages", "mail", "messaging.message"),
+            ("Deliveries", "local_shipping", "messaging.delivery"),
+            ("Channels", "forum", "messaging.channel"),
+            ("Subscriptions", "notifications", "messaging.subscription"),
+        ],
+    ),
+    (
+        "Knowledge",
+        [
+            ("Facts", "lightbulb", "knowledge.fact"),
+            ("Embeddings", "scatter_plot", "knowledge.embedding"),
+            ("Embedding models", "neurology", "knowledge.embeddingmodel"),
+        ],
+    ),
+    (
+        "Bridge",
+        [
+            ("Outbox", "outbox", "bridge.outboxrow"),
+            ("Quarantine", "report", "bridge.quarantinedrow"),
+            ("Conflicts", "call_split", "bridge.conflict"),
+        ],
+    ),
+    (
+        "Recovery",
+        [
+            ("Backups", "backup", "recovery.backup"),
+            ("Restore drills", "health_and_safety", "recovery.testresult"),
+        ],
+    ),
+    (
+        "System",
+        [
+            ("Schedules", "schedule", "django_celery_beat.periodictask"),
+            ("Partition policies", "table_rows", "partitions.policy"),
+            ("Users", "person", "auth.user"),
+            ("Groups", "group", "auth.group"),
+            ("Changes by hand", "edit_note", "admin.logentry"),
+        ],
+    ),
+]
+
+
+def link(title: str, icon: str, model: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{model.replace('.', '_')}_changelist"),
+        "permission": may_view(model),
+    }
+
+
+def may_view(model: str) -> Callable[[HttpRequest], bool]:
+    app, _, name = model.partition(".")
+
+    def ask(request: HttpRequest) -> bool:
+        return any(request.user.has_perm(f"{app}.{verb}_{name}") for verb in ("view", "change"))
+
+    return ask
+
+
+def navigation() -> list[dict[str, Any]]:
+    home = {"title": "The fleet", "icon": "monitoring", "link": reverse_lazy("admin:index")}
+    groups = [
+        {"title": room, "collapsible": True, "separator": True, "items": [link(*entry) for entry in entries]}
+        for room, entries in ROOMS
+    ]
+    return [{"items": [home]}, *groups]
+
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "Mister Smith",
+    "SITE_HEADER": "Mister Smith",
+    "SITE_SUBHEADER": "The control plane of the fleet",
+    "SITE_SYMBOL": "hub",
+    "SITE_URL": None,
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "cockpit.home.fill_home",
+    # the palette finds pages; searching every model would run a query on each big table
+    "COMMAND": {"search_models": False, "show_history": False},
+    "SIDEBAR": {"show_search": True, "show_all_applications": True, "navigation": navigation()},
+}
