@@ -8,6 +8,7 @@ from config import env as _env
 from config.env import boolean, database, env, integer, secret_key
 from config.face import UNFOLD as UNFOLD
 
+BASE_DIR = Path(__file__).resolve().parent.parent
 MISTERSMITH_HOME = _env.HOME
 
 DEBUG = boolean("DEBUG", False)
@@ -67,6 +68,7 @@ WSGI_APPLICATION = "config.wsgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "cockpit" / "templates"],  # before the theme's own
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

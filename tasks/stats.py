@@ -32,6 +32,14 @@ def recent_executions(limit: int = 100_000) -> dict[str, int]:
     return QUERIES.run("recent_executions", limit=int(limit))[0]
 
 
+def executions_by_minute(limit: int = 100_000) -> list[dict[str, Any]]:
+    """Return {minute, completed, failed, is_whole} for each of the last 60 minutes, oldest first, the present one last.
+
+    Only the newest `limit` attempts are read: minutes before them, which these leave incomplete, are not `is_whole`.
+    """
+    return QUERIES.run("executions_by_minute", limit=int(limit))
+
+
 def count_living_workers() -> int:
     """Return how many worker processes have shown life within one lease."""
     return int(QUERIES.run("living_workers", {"silence_seconds": lease_seconds()})[0]["number"])

@@ -307,3 +307,27 @@ JOIN pg_trigger t ON t.tgrelid = i.inhparent AND NOT t.tgisinternal AND (t.tgtyp
 WHERE i.inhparent = 'tasks.queue'::regclass
   AND NOT EXISTS (SELECT FROM pg_trigger l WHERE l.tgrelid = c.oid AND l.tgname = t.tgname)
 ORDER BY 1, 2
+
+-- name: executions_by_minute
+-- Attempts of the last hour by the minute they ended in, among the newest $limit, found by the id's time. is_whole: all
+-- attempts that started in or after that minute were read.
+WITH newest AS (
+  SELECT e.execution_id, e.status, e.completed_at FROM tasks.executions e
+  WHERE e.execution_id >= partitions.uuid7_floor(date_trunc('minute', now()) - interval '59 minutes')
+  ORDER BY e.execution_id DESC LIMIT $limit
+), reach AS (
+  SELECT CASE WHEN count(*) < $limit THEN '-infinity' ELSE
+    (SELECT partitions.uuid7_time(n.execution_id) FROM newest n ORDER BY n.execution_id LIMIT 1) END AS since
+  FROM newest
+), ended AS (
+  SELECT date_trunc('minute', n.completed_at) AS minute,
+         count(*) FILTER (WHERE n.status = 'completed') AS completed,
+         count(*) FILTER (WHERE n.status = 'failed') AS failed
+  FROM newest n WHERE n.completed_at IS NOT NULL GROUP BY 1
+)
+SELECT m.minute, COALESCE(e.completed, 0) AS completed, COALESCE(e.failed, 0) AS failed,
+       m.minute >= r.since AS is_whole
+FROM generate_series(
+  date_trunc('minute', now()) - interval '59 minutes', date_trunc('minute', now()), interval '1 minute') AS m (minute)
+CROSS JOIN reach r LEFT JOIN ended e ON e.minute = m.minute
+ORDER BY m.minute
