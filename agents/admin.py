@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from agents.checkpoints import create_checkpoint, roll_back
 from agents.models import Agent, AgentState, Checkpoint, Heartbeat, LifecycleEvent, StateHistory, TypeSettings
 from agents.registry import resume_agent, suspend_agent, terminate_agent
-from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin, TimeWindowFilter
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin, TimeWindowFilter
 from pg.errors import MisterSmithError
 
 
@@ -28,7 +28,29 @@ class AgentAdmin(BigTableAdmin):
         "last_heartbeat",
     ]
     raw_id_fields = ["parent"]
+    fieldsets = [
+        (None, {"fields": ["agent_name", "agent_type", "status", "liveness", "last_heartbeat", "parent"]}),
+        ("Configuration", {"classes": ["tab"], "fields": ["capabilities", "configuration", "metadata"]}),
+        ("Identity", {"classes": ["tab"], "fields": ["agent_id", "epoch", "created_at", "updated_at"]}),
+    ]
     ordering = ["-agent_id"]
+    related = [
+        Related("Executions", "tasks.execution", "agent"),
+        Related("Tasks assigned", "tasks.task", "assigned_agent"),
+        Related("Tasks created", "tasks.task", "created_by_agent"),
+        Related("State", "agents.agentstate", "agent"),
+        Related("State history", "agents.statehistory", "agent"),
+        Related("Checkpoints", "agents.checkpoint", "agent"),
+        Related("Lifecycle events", "agents.lifecycleevent", "agent"),
+        Related("Messages sent", "messaging.message", "from_agent"),
+        Related("Messages received", "messaging.message", "to_agent"),
+        Related("Deliveries", "messaging.delivery", "agent"),
+        Related("Subscriptions", "messaging.subscription", "agent"),
+        Related("Sessions", "agent_sessions.session", "agent"),
+        Related("Facts", "knowledge.fact", "source_agent"),
+        Related("Children", "agents.agent", "parent"),
+        Related("Parent", "agents.agent", "agent_id", "parent_id"),
+    ]
     actions = ["suspend", "resume", "terminate", "checkpoint"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -66,6 +88,7 @@ class AgentAdmin(BigTableAdmin):
 
 @admin.register(AgentState)
 class AgentStateAdmin(BigTableAdmin):
+    related = [Related("Agent", "agents.agent", "agent_id", "agent_id")]
     list_display = ["state_key", "agent", "version", "updated_at", "expires_at"]
     list_select_related = ["agent"]
     search_fields = ["state_key"]
@@ -86,6 +109,7 @@ class AgentStateAdmin(BigTableAdmin):
 
 @admin.register(Checkpoint)
 class CheckpointAdmin(ReadOnlyAdmin, BigTableAdmin):
+    related = [Related("Agent", "agents.agent", "agent_id", "agent_id")]
     list_display = ["checkpoint_id", "agent", "checkpoint_name", "trigger_event", "kv_revision", "created_at"]
     list_select_related = ["agent"]
     search_fields = ["checkpoint_name"]
@@ -108,6 +132,7 @@ class CheckpointAdmin(ReadOnlyAdmin, BigTableAdmin):
 
 @admin.register(LifecycleEvent)
 class LifecycleEventAdmin(ReadOnlyAdmin, BigTableAdmin):
+    related = [Related("Agent", "agents.agent", "agent_id", "agent_id")]
     list_display = ["created_at", "agent", "event_type", "previous_status", "new_status", "triggered_by"]
     list_filter = [TimeWindowFilter, "event_type"]
     list_select_related = ["agent", "triggered_by"]
@@ -116,6 +141,7 @@ class LifecycleEventAdmin(ReadOnlyAdmin, BigTableAdmin):
 
 @admin.register(StateHistory)
 class StateHistoryAdmin(ReadOnlyAdmin, BigTableAdmin):
+    related = [Related("Agent", "agents.agent", "agent_id", "agent_id")]
     list_display = ["changed_at", "agent", "state_key", "version"]
     list_filter = [TimeWindowFilter]
     list_select_related = ["agent"]

@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class CockpitConfig(AppConfig):
@@ -7,5 +8,7 @@ class CockpitConfig(AppConfig):
     def ready(self) -> None:
         from cockpit import beat  # noqa: F401  (connects to Celery's signal)
         from cockpit.checks import register
+        from cockpit.roles import grant_rights
 
         register()
+        post_migrate.connect(grant_rights, dispatch_uid="cockpit.roles")

@@ -150,15 +150,15 @@ def count_tasks() -> Counter[str]:
 def task_tiles(tasks: Counter[str], minutes: list[dict[str, Any]]) -> list[Tile]:
     queue, executions = reverse("admin:tasks_task_changelist"), reverse("admin:tasks_execution_changelist")
     age, workers = stats.oldest_ready_seconds(), stats.count_living_workers()
-    waits = "nothing waits" if age is None else f"the oldest has waited for {seconds_in_words(age)}"
+    waits = "nothing waits" if age is None else f"the oldest for {seconds_in_words(age)}"
     failed = sum(minute["failed"] for minute in minutes)
     return [
         Tile("Ready tasks", text_of(tasks["queued"]), waits, f"{queue}?status=queued"),
         Tile("Running tasks", text_of(tasks["running"]), f"{workers} worker processes", f"{queue}?status=running"),
         Tile(
-            "Done in the last full minute",
+            "Done last minute",
             f"{minutes[-2]['completed']:,}",
-            f"{failed:,} attempts failed in the last hour",
+            f"{failed:,} failed in the last hour",
             f"{executions}?within=1h",
         ),
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.http import HttpRequest
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 Entry = tuple[str, str, str]  # title, icon (Material Symbols, bundled), "<app label>.<model>"
@@ -112,6 +113,9 @@ UNFOLD: dict[str, Any] = {
     "SITE_SUBHEADER": "The control plane of the fleet",
     "SITE_SYMBOL": "hub",
     "SITE_URL": None,
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("cockpit/icon.svg")}
+    ],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "cockpit.home.fill_home",

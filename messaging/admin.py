@@ -5,7 +5,7 @@ from django.http import HttpRequest
 
 from messaging.delivery import redrive
 from messaging.models import Channel, Delivery, Message, Subscription
-from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin, TimeWindowFilter
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin, TimeWindowFilter
 
 
 @admin.register(Channel)
@@ -15,6 +15,10 @@ class ChannelAdmin(RoomAdmin):
     search_fields = ("channel_name", "description")
     readonly_fields = ("channel_id", "created_at")
     actions = ("close", "reopen")
+    related = (
+        Related("Messages", "messaging.message", "channel"),
+        Related("Subscriptions", "messaging.subscription", "channel"),
+    )
 
     @admin.action(description="Close: refuse messages from now on", permissions=["change"])
     def close(self, request: HttpRequest, channels: QuerySet[Channel]) -> None:
@@ -63,6 +67,12 @@ class MessageAdmin(ReadOnlyAdmin, BigTableAdmin):
     list_select_related = ("from_agent", "to_agent", "channel")
     uuid_search_fields = ("pk", "correlation_id", "from_agent_id", "to_agent_id", "channel_id")
     search_help_text = "Paste the whole id of a message, a correlation, an agent or a channel."
+    related = (
+        Related("Deliveries", "messaging.delivery", "message"),
+        Related("Same correlation", "messaging.message", "correlation_id", "correlation_id"),
+        Related("Sender", "agents.agent", "agent_id", "from_agent_id"),
+        Related("Receiver", "agents.agent", "agent_id", "to_agent_id"),
+    )
 
 
 @admin.register(Delivery)
@@ -84,6 +94,10 @@ class DeliveryAdmin(ReadOnlyAdmin, BigTableAdmin):
     uuid_search_fields = ("pk", "message_id", "agent_id")
     search_help_text = "Paste the whole id of a delivery, a message or an agent."
     actions = ("redrive_selected",)
+    related = (
+        Related("Message", "messaging.message", "message_id", "message_id"),
+        Related("Agent", "agents.agent", "agent_id", "agent_id"),
+    )
 
     def has_redrive_permission(self, request: HttpRequest) -> bool:
         """Ask the model's own permission: ReadOnlyAdmin forbids every change by hand."""

@@ -3,9 +3,11 @@
 Never use `date_hierarchy` on such a table (DISTINCT over every row); use `TimeWindowFilter`.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import admin
@@ -13,7 +15,8 @@ from django.core.paginator import Paginator
 from django.db import connections
 from django.db.models import Model, QuerySet
 from django.db.models.expressions import Combinable
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils import timezone
 
 from pg.uuid7 import uuid7_floor
@@ -63,8 +66,48 @@ def estimate_rows(rows: QuerySet[Any]) -> int:
     return int(row[0])
 
 
+class Related(NamedTuple):
+    """A link from a row to rows that belong to it, of any room: models are named, not imported.
+
+    It leads to the list of `model` ("<app label>.<model>") where `lookup` is the row's `attribute`; there is none where
+    that is None.
+    """
+
+    title: str
+    model: str
+    lookup: str
+    attribute: str = "pk"
+
+    def url_for(self, row: Model) -> str:
+        page = reverse(f"admin:{self.model.replace('.', '_')}_changelist")
+        return f"{page}?{urlencode({f'{self.lookup}__exact': getattr(row, self.attribute)})}"
+
+    def is_shown(self, request: HttpRequest, row: Model) -> bool:
+        app, _, name = self.model.partition(".")
+        return getattr(row, self.attribute) is not None and request.user.has_perm(f"{app}.view_{name}")
+
+
 class RoomAdmin(ModelAdmin):
-    """What every admin of ours has: the theme's look."""
+    """What every admin of ours has: the theme's look, and links to related rows above the form."""
+
+    related: ClassVar[Sequence[Related]] = ()
+    change_form_outer_before_template = "admin/related.html"
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        context["related_links"] = self.related_links(request, obj) if obj else []
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def related_links(self, request: HttpRequest, row: Model) -> list[tuple[str, str]]:
+        """Return title and address of each list that this user may open. No query: nothing is counted."""
+        return [(link.title, link.url_for(row)) for link in self.related if link.is_shown(request, row)]
 
 
 class BigTableAdmin(RoomAdmin):

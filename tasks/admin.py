@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 
-from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin, TimeWindowFilter
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin, TimeWindowFilter
 from pg.errors import MisterSmithError
 from tasks.claim import cancel
 from tasks.control import retry
@@ -91,6 +91,26 @@ class TaskAdmin(BigTableAdmin):
         "updated_at",
         "attempts",
     ]
+    fieldsets = [
+        (None, {"fields": ["task_type", "task_name", "status", "status_reason", "priority", "progress", "payload"]}),
+        ("Times", {"classes": ["tab"], "fields": [
+            "created_at", "scheduled_at", "started_at", "completed_at", "expires_at", "lease_until", "updated_at"]}),
+        ("Attempts", {"classes": ["tab"], "fields": [
+            "attempt", "retry_count", "max_retries", "max_execution_time", "worker", "blocked_by"]}),
+        ("Identity", {"classes": ["tab"], "fields": [
+            "task_id", "assigned_agent", "created_by_agent", "parent", "unique_key", "concurrency_key",
+            "configuration", "metadata"]}),
+    ]  # fmt: skip
+    related = [
+        Related("Executions", "tasks.execution", "task"),
+        Related("Parent", "tasks.task", "task_id", "parent_id"),
+        Related("Children", "tasks.task", "parent"),
+        Related("Waits for", "tasks.dependency", "task"),
+        Related("Waited for by", "tasks.dependency", "depends_on"),
+        Related("Worker", "agents.agent", "agent_id", "worker"),
+        Related("Assigned agent", "agents.agent", "agent_id", "assigned_agent_id"),
+        Related("Created by agent", "agents.agent", "agent_id", "created_by_agent_id"),
+    ]
     actions = ["cancel_selected", "retry_selected"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -145,6 +165,11 @@ class ExecutionAdmin(ReadOnlyAdmin, BigTableAdmin):
     search_help_text = "Paste the id of an execution or of a task."
     exclude = ["task"]
     readonly_fields = ["task_link"]
+    related = [
+        Related("Task", "tasks.task", "task_id", "task_id"),
+        Related("All attempts of the task", "tasks.execution", "task", "task_id"),
+        Related("Agent", "agents.agent", "agent_id", "agent_id"),
+    ]
 
     def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
         return lookup == "task_id__exact" or super().lookup_allowed(lookup, value, request)
@@ -163,6 +188,10 @@ class DependencyAdmin(BigTableAdmin):
     raw_id_fields = ["task", "depends_on"]
     readonly_fields = ["dependency_id", "released_at", "created_at"]
     uuid_search_fields = ["pk", "task_id", "depends_on_id"]
+    related = [
+        Related("Task", "tasks.task", "task_id", "task_id"),
+        Related("Waits for the task", "tasks.task", "task_id", "depends_on_id"),
+    ]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # the counter of open dependencies is kept at insert

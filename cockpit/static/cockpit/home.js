@@ -23,6 +23,13 @@ function redraw(data) {
   chart.update();
 }
 
+function countFromZero() {
+  const scale = Chart.getChart("throughput").options.scales.y;
+  scale.min = 0;
+  scale.ticks.precision = 0;
+  Chart.getChart("throughput").update();
+}
+
 function sayLost() {
   const note = document.getElementById("renewed");
   if (!note || note.classList.contains("lost")) return;
@@ -36,3 +43,4 @@ async function tick() {
 }
 
 setTimeout(tick, EVERY_MS);
+window.addEventListener("load", () => setTimeout(countFromZero)); // the theme draws at load
