@@ -131,12 +131,12 @@ def count_agents() -> tuple[Counter[str], Counter[str]]:
 
 
 def agents_tile(by_status: Counter[str], by_liveness: Counter[str]) -> Tile:
-    number = sum(by_liveness.values())
+    """Terminated agents are not of the fleet any more."""
     note = f"{by_liveness['alive']:,} alive, {by_liveness['suspect']:,} suspect, {by_liveness['lost']:,} lost"
-    gone = by_status[AgentStatus.TERMINATED]
-    title = f"Agents (and {gone:,} terminated)" if gone else "Agents"
     tone = "bad" if by_liveness["lost"] or by_status[AgentStatus.ERROR] else ""
-    return Tile(title, f"{number:,}", note, reverse("admin:agents_agent_changelist"), tone)
+    return Tile(
+        "Agents", f"{sum(by_liveness.values()):,}", note, reverse("admin:agents_agent_changelist"), tone
+    )
 
 
 def count_tasks() -> Counter[str]:

@@ -10,12 +10,12 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from agents.registry import register_agent
+from agents.registry import register_agent, terminate_agent
 from cockpit import fleet as glance
 from cockpit.remember import Remembered
 from monitoring import registry
 from monitoring.registry import Finding, register_check
-from pg.uuid7 import uuid7_at
+from pg.uuid7 import uuid7_at, uuid7_floor
 from recovery.models import Backup
 from tasks.claim import claim, finish
 from tasks.enqueue import enqueue
@@ -35,6 +35,14 @@ def look_anew():
 
 @pytest.fixture
 def worker(db):
+    """And a partition for yesterday: shortly after midnight the last hour began there."""
+    today = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0)
+    yesterday = today - timedelta(days=1)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE TABLE IF NOT EXISTS tasks.executions_{yesterday:%Y_%m_%d} PARTITION OF tasks.executions"
+            f" FOR VALUES FROM ('{uuid7_floor(yesterday)}') TO ('{uuid7_floor(today)}')"
+        )
     return register_agent("celery-worker", "w").pk
 
 
@@ -81,10 +89,17 @@ def test_a_count_at_its_limit_says_so():
     assert glance.text_of(10_000) == "10,000+"
 
 
-def test_terminated_agents_are_counted_apart():
-    assert glance.agents_tile(glance.Counter(active=2, terminated=3), glance.Counter(alive=2)).title.endswith(
-        "(and 3 terminated)"
-    )
+def test_terminated_agents_are_not_of_the_fleet(worker):
+    assert tile("Agents").value == "1"
+    terminate_agent(worker, actor="test", reason="over")
+    assert tile("Agents").value == "0"
+    assert number_of(glance.read_fleet().agents, "terminated") == "1"
+
+
+@pytest.mark.parametrize(("lost", "tone"), [(0, ""), (1, "bad")])
+def test_a_lost_agent_turns_its_tile_bad(lost, tone):
+    numbers = glance.Counter(alive=2, lost=lost)
+    assert glance.agents_tile(glance.Counter(active=2 + lost), numbers).tone == tone
 
 
 def test_attempts_fall_into_the_minute_they_ended_in(worker):
