@@ -18,7 +18,7 @@ from cockpit.supervision.control import Control
 from cockpit.vitals import BROKER_HINT, ask_broker, ask_nats, ask_worker, sync_interval
 from monitoring.registry import Finding, register_check
 from operators.command import DATABASE_HINT
-from pg.demands import EXTENSIONS, MINIMUM_MAJOR, server_major
+from pg.demands import MINIMUM_MAJOR, demanded_extensions, server_major
 from pg.errors import Unreachable
 
 NEEDED_PAYLOAD_BYTES = 4 << 20
@@ -64,7 +64,7 @@ def look_at_postgres() -> Iterator[Finding]:
 
 def look_at_extensions() -> Iterator[Finding]:
     major = server_major(connection)
-    packages = {name: f"postgresql-{major}-{project}" for name, project in EXTENSIONS.items()}
+    packages = {name: f"postgresql-{major}-{project}" for name, project in demanded_extensions().items()}
     packages["pg_stat_statements"] = f"postgresql-{major}"
     installed = installed_extensions()
     for name, package in packages.items():

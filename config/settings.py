@@ -21,6 +21,9 @@ WEB_PORT = integer("MISTERSMITH_WEB_PORT", 8000, 1, 65535)
 ADMIN_USER: str = env.str("MISTERSMITH_ADMIN_USER", default="admin")  # made at the first start
 START_SECONDS = integer("MISTERSMITH_START_SECONDS", 60, 1, 3600)  # `up` waits that long for each process
 
+# Without pgvector: false leaves out the room that needs it and the demo, which asserts facts.
+KNOWLEDGE = boolean("MISTERSMITH_KNOWLEDGE", True)
+
 # rooms, as strings: nothing imports config
 ROOMS = [
     "pg",
@@ -31,11 +34,11 @@ ROOMS = [
     "tasks",
     "messaging",
     "sessions.apps.AgentSessionsConfig",
-    "knowledge",
+    *(["knowledge"] if KNOWLEDGE else []),
     "bridge",
     "recovery",
     "cockpit",
-    "demo",
+    *(["demo"] if KNOWLEDGE else []),
 ]
 MISTERSMITH_APPS: list[str] = env.list("MISTERSMITH_APPS", default=[])
 INSTALLED_APPS = [

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import CommandError
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -10,6 +11,7 @@ from pg.errors import Refused
 
 MINIMUM_MAJOR = 15
 EXTENSIONS = {"vector": "pgvector"}  # name in PostgreSQL, name of the project
+NEEDED_BY = {"vector": "knowledge"}  # the room that the setting MISTERSMITH_<ROOM> leaves out
 
 
 def refuse_unfit_server(using: str, **kwargs: Any) -> None:
@@ -28,8 +30,13 @@ def require_fit_server(connection: BaseDatabaseWrapper) -> None:
             f"PostgreSQL {major} is too old: {MINIMUM_MAJOR} or newer is needed",
             "upgrade the server, or unset DATABASE_URL to use the embedded one",
         )
-    for name, project in EXTENSIONS.items():
+    for name, project in demanded_extensions().items():
         require_extension(connection, name, project, major)
+
+
+def demanded_extensions() -> dict[str, str]:
+    """Return the extensions that the installed rooms need, with the projects that they come from."""
+    return {name: project for name, project in EXTENSIONS.items() if apps.is_installed(NEEDED_BY[name])}
 
 
 def server_major(connection: BaseDatabaseWrapper) -> int:
@@ -51,7 +58,8 @@ def require_extension(connection: BaseDatabaseWrapper, name: str, project: str, 
         raise Refused(
             f"this PostgreSQL {major} has no extension {name} ({project})",
             f"install the package postgresql-{major}-{project} (Debian, Ubuntu) or {project}_{major} (Red Hat)"
-            " on the database server; nothing was changed",
+            f" on the database server, or set MISTERSMITH_{NEEDED_BY[name].upper()}=false to go without it;"
+            " nothing was changed",
         )
     installed, is_superuser, is_trusted = found
     if not (installed or is_superuser or is_trusted):

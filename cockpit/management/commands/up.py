@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import ERROR, Tags, run_checks
 from django.core.management.base import CommandParser
@@ -69,7 +70,7 @@ def make_plan(detach: bool, with_demo: bool) -> lifecycle.Plan:
         checkout=CHECKOUT,
         bind=bind,
         port=lifecycle.choose_web_port(bind, settings.WEB_PORT, explicit),
-        with_demo=with_demo,
+        with_demo=with_demo and apps.is_installed("demo"),
         detached=detach,
         wait_seconds=settings.START_SECONDS,
         servers=lifecycle.embedded_servers(home, os.environ),
