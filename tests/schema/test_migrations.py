@@ -36,7 +36,8 @@ WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 
 UNION ALL
 SELECT 'type ' || n.nspname || '.' || t.typname
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid IN (t.oid, t.typelem, t.typrelid) AND d.deptype = 'e')
+WHERE t.typcategory <> 'A'  -- an array goes with its element
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid IN (t.oid, t.typrelid) AND d.deptype = 'e')
 UNION ALL
 SELECT 'schema ' || nspname FROM pg_namespace
 UNION ALL
