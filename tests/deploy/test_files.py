@@ -5,6 +5,9 @@ import os
 import re
 import shlex
 import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -195,3 +198,29 @@ def test_there_is_no_default_password():
             assert not SECRET.search(variable) or ":?" in value, f"{name}: {variable}"
     for unit in UNITS.values():
         assert unit["Service"].get("Environment", "") == "PORT=8000"
+
+
+# -- health -------------------------------------------------------------------------------------------------
+class Page(BaseHTTPRequestHandler):
+    """Redirects to https as production does, for the one host it knows."""
+
+    def do_GET(self):
+        is_known = self.headers["Host"] == "smith.example.org" and self.path == "/admin/login/"
+        self.send_response(301 if is_known else 400)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("hosts", "code"), [("smith.example.org,other", 0), (".smith.example.org", 0), ("other", 1)]
+)
+def test_health_asks_as_a_browser_does(hosts, code):
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        environ = {"ALLOWED_HOSTS": hosts, "PORT": str(server.server_port)}
+        done = subprocess.run([sys.executable, str(DEPLOY / "health.py")], env=environ, timeout=30)
+        thread.join()
+    assert done.returncode == code
