@@ -128,7 +128,6 @@ def test_the_job_reports_what_it_did():
 
 
 def test_low_cover_is_found_by_doctor():
-    execute("DROP TABLE IF EXISTS agents.state_history_placeholder")
     with connection.cursor() as cursor:
         for found in read_ranges(EVENTS)[4:]:
             cursor.execute(f"DROP TABLE {found.name}")
