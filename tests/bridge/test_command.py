@@ -115,7 +115,7 @@ def test_run_relays_until_it_is_terminated(agent):
     finally:
         relay.kill()
         relay.communicate()
-    assert not fence.has_leader(db)
+    wait_until(lambda: not fence.has_leader(db))
 
 
 # -- doctor ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import os
 import signal
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from bridge.publisher import (
     read_sync_ids,
 )
 from pg.errors import Unreachable
+from tests.bridge.conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("jetstream")
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -79,6 +81,7 @@ def test_nobody_knows_what_becomes_of_a_message_without_answer(own_jetstream):
     """A stopped server keeps its connections open and says nothing."""
     pid = nats_pid(own_jetstream)
     os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(pid))
     try:
         (outcome,) = connection.call(
             lambda client: client.publisher.publish([Message("$KV.AGENT_CONFIG.a")], 0.2), 5
@@ -86,6 +89,15 @@ def test_nobody_knows_what_becomes_of_a_message_without_answer(own_jetstream):
     finally:
         os.kill(pid, signal.SIGCONT)
     assert (outcome.sequence, outcome.code) == (None, None)
+
+
+def is_stopped(pid):
+    """Tell whether every thread has stopped: the signal reaches them one after the other."""
+    states = [
+        (task / "stat").read_text().rpartition(")")[2].split()[0]
+        for task in Path(f"/proc/{pid}/task").iterdir()
+    ]
+    return set(states) == {"T"}
 
 
 def nats_pid(running):
