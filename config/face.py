@@ -1,6 +1,6 @@
 """The look of the admin: title, colours, navigation. django-unfold reads it; rooms are named as strings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from django.http import HttpRequest
@@ -98,28 +98,35 @@ def may_view(model: str) -> Callable[[HttpRequest], bool]:
     return ask
 
 
-def navigation() -> list[dict[str, Any]]:
+def navigation(without: Collection[str]) -> list[dict[str, Any]]:
     home = {"title": "The fleet", "icon": "monitoring", "link": reverse_lazy("admin:index")}
+    shown = [
+        (room, [entry for entry in entries if entry[2].partition(".")[0] not in without])
+        for room, entries in ROOMS
+    ]
     groups = [
         {"title": room, "collapsible": True, "separator": True, "items": [link(*entry) for entry in entries]}
-        for room, entries in ROOMS
+        for room, entries in shown
+        if entries
     ]
     return [{"items": [home]}, *groups]
 
 
-UNFOLD: dict[str, Any] = {
-    "SITE_TITLE": "Mister Smith",
-    "SITE_HEADER": "Mister Smith",
-    "SITE_SUBHEADER": "The control plane of the fleet",
-    "SITE_SYMBOL": "hub",
-    "SITE_URL": None,
-    "SITE_FAVICONS": [
-        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("cockpit/icon.svg")}
-    ],
-    "SHOW_HISTORY": True,
-    "SHOW_VIEW_ON_SITE": False,
-    "DASHBOARD_CALLBACK": "cockpit.home.fill_home",
-    # the palette finds pages; searching every model would run a query on each big table
-    "COMMAND": {"search_models": False, "show_history": False},
-    "SIDEBAR": {"show_search": True, "show_all_applications": True, "navigation": navigation()},
-}
+def make_face(without: Collection[str] = ()) -> dict[str, Any]:
+    """Return django-unfold's settings; the apps in `without` are not installed."""
+    return {
+        "SITE_TITLE": "Mister Smith",
+        "SITE_HEADER": "Mister Smith",
+        "SITE_SUBHEADER": "The control plane of the fleet",
+        "SITE_SYMBOL": "hub",
+        "SITE_URL": None,
+        "SITE_FAVICONS": [
+            {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("cockpit/icon.svg")}
+        ],
+        "SHOW_HISTORY": True,
+        "SHOW_VIEW_ON_SITE": False,
+        "DASHBOARD_CALLBACK": "cockpit.home.fill_home",
+        # the palette finds pages; searching every model would run a query on each big table
+        "COMMAND": {"search_models": False, "show_history": False},
+        "SIDEBAR": {"show_search": True, "show_all_applications": True, "navigation": navigation(without)},
+    }

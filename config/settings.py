@@ -6,7 +6,7 @@ from kombu import Queue
 
 from config import env as _env
 from config.env import boolean, database, env, integer, secret_key
-from config.face import UNFOLD as UNFOLD
+from config.face import make_face
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 MISTERSMITH_HOME = _env.HOME
@@ -55,6 +55,7 @@ INSTALLED_APPS = [
     *ROOMS,
     *MISTERSMITH_APPS,
 ]
+UNFOLD = make_face(without=() if KNOWLEDGE else ("knowledge",))
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +104,13 @@ def exclusive(server: Server) -> Iterator[Session]:
                 f"a backup, verification or pruning of {server.database} is running",
                 "try again when it is done: `manage.py backup list` shows it",
             )
-        yield session
+        try:
+            yield session
+        finally:  # not left to the end of the session, which the server notices a moment later
+            with suppress(psycopg.Error):
+                session.execute(
+                    "SELECT pg_advisory_unlock(hashtext('recovery'), hashtext(%s))", [server.database]
+                )
 
 
 def server_version(session: Session) -> str:
