@@ -47,13 +47,14 @@ faults: $(VENV)/.installed-dev ## kill things while they work, and count
 	$(call pytest_some,tests/faults -m 'deep or not deep')
 
 bench: $(VENV)/.installed-dev ## measure (ONLY=<room> for one, QUICK=1 for a try that never counts)
-	@shopt -s nullglob; scripts=(bench/$${ONLY:-*}.py); \
-	if [ $${#scripts[@]} = 0 ]; then echo "bench/$${ONLY:-*}.py: no benchmark yet, nothing was measured"; exit 0; fi; \
-	for script in "$${scripts[@]}"; do echo "== $$script"; $(RUN) "$$script"; done
+	@shopt -s nullglob; failed=0; found=0; \
+	for script in bench/$${ONLY:-*}.py; do name=$$(basename "$$script" .py); \
+		[ "$$name" != __init__ ] || continue; \
+		found=1; echo "== bench/$$name.py"; $(RUN) -m "bench.$$name" || failed=1; done; \
+	if [ $$found = 0 ]; then echo "bench/$${ONLY:-*}.py: there is no such benchmark" >&2; exit 2; fi; exit $$failed
 
 bench-check: $(VENV)/.installed-dev ## hold the last measurements against bench/bars.toml
-	@if [ ! -f bench/bars.toml ]; then echo "bench/bars.toml: no bars yet, nothing was checked"; exit 0; fi; \
-	$(RUN) -m bench.check
+	@$(RUN) -m bench.frame.check
 
 format: $(VENV)/.installed-dev ## format the code
 	$(RUN) -m ruff format .
