@@ -42,9 +42,8 @@ check: $(VENV)/.installed-dev ## format, lint, types, migrations, tests
 test-deep: $(VENV)/.installed-dev .deep/.installed ## the long tests: clusters, replicas, versions, whole page tables
 	@$(call pytest_some,-m deep)
 
-faults: $(VENV)/.installed-dev ## kill things while they work, and count
-	@test -d tests/faults || { echo "tests/faults: no fault tests yet, nothing was run"; exit 0; }; \
-	$(call pytest_some,tests/faults -m 'deep or not deep')
+faults: $(VENV)/.installed-dev ## kill things while they work, and count: a table, and bench/results/faults.json
+	@exec env FAULT_COUNTS=bench/results/faults.json $(RUN) -m pytest tests/faults -m 'deep or not deep' $(ARGS)
 
 bench: $(VENV)/.installed-dev ## measure (ONLY=<room> for one, QUICK=1 for a try that never counts)
 	@shopt -s nullglob; failed=0; found=0; \
