@@ -7,7 +7,16 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from agents.checkpoints import create_checkpoint, roll_back
-from agents.models import Agent, AgentState, Checkpoint, Heartbeat, LifecycleEvent, StateHistory, TypeSettings
+from agents.models import (
+    Agent,
+    AgentState,
+    AgentStatus,
+    Checkpoint,
+    Heartbeat,
+    LifecycleEvent,
+    StateHistory,
+    TypeSettings,
+)
 from agents.registry import resume_agent, suspend_agent, terminate_agent
 from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin, TimeWindowFilter
 from pg.errors import MisterSmithError
@@ -130,11 +139,24 @@ class CheckpointAdmin(ReadOnlyAdmin, BigTableAdmin):
         return request.user.has_perm("agents.change_agent")
 
 
+class EventTypeFilter(admin.SimpleListFilter):
+    """The types that the database writes: a list of those that occur would read every row."""
+
+    title = "event type"
+    parameter_name = "event_type"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("registered", "registered"), *((str(value), str(value)) for value in AgentStatus.values)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(event_type=self.value()) if self.value() else queryset
+
+
 @admin.register(LifecycleEvent)
 class LifecycleEventAdmin(ReadOnlyAdmin, BigTableAdmin):
     related = [Related("Agent", "agents.agent", "agent_id", "agent_id")]
     list_display = ["created_at", "agent", "event_type", "previous_status", "new_status", "triggered_by"]
-    list_filter = [TimeWindowFilter, "event_type"]
+    list_filter = [TimeWindowFilter, EventTypeFilter]
     list_select_related = ["agent", "triggered_by"]
     ordering = ["-event_id"]
 

@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 
 from partitions.declare import by_hash, by_time
 from pg.fields import EnumField
+from pg.querysets import TimeWindowQuerySet
 from pg.uuid7 import uuid7
 
 
@@ -151,6 +152,8 @@ class LifecycleEvent(models.Model):
         db_persist=True,
     )
 
+    objects = TimeWindowQuerySet.as_manager()
+
     class Meta:
         db_table = '"agents"."lifecycle_events"'
 
@@ -176,6 +179,8 @@ class StateHistory(models.Model):
         output_field=models.DateTimeField(null=True),
         db_persist=True,
     )
+
+    objects = TimeWindowQuerySet.as_manager()
 
     class Meta:
         db_table = '"agents"."state_history"'

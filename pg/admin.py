@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 
-from pg.uuid7 import uuid7_floor
+from pg.querysets import ID_TOLERANCE, rows_between
 
 if TYPE_CHECKING:  # the theme has no types; its class is Django's
     from django.contrib.admin import ModelAdmin
@@ -191,4 +191,5 @@ class TimeWindowFilter(admin.SimpleListFilter):
         window = self.windows.get(self.value() or "")
         if window is None:
             return queryset
-        return queryset.filter(pk__gte=uuid7_floor(timezone.now() - window[1]))
+        now = timezone.now()  # without an upper bound the partitions made ahead would be read too
+        return rows_between(queryset, now - window[1], now + ID_TOLERANCE)

@@ -1,11 +1,16 @@
 """Time filters for tables that are partitioned by the day in their UUIDv7 id."""
 
-from datetime import datetime
-from typing import Self
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
 
 from django.db import models
 
 from pg.uuid7 import uuid7_floor
+
+Rows = TypeVar("Rows", bound=models.QuerySet[Any])
+
+# how far the time in an id may be from the row's own time columns: the tables' CHECKs say so
+ID_TOLERANCE = timedelta(minutes=5)
 
 
 class TimeWindowQuerySet(models.QuerySet):
@@ -17,9 +22,14 @@ class TimeWindowQuerySet(models.QuerySet):
         Only id bounds are added, so PostgreSQL reads no partition outside them. Both moments must be aware:
         a naive one raises TypeError.
         """
-        bounds: dict[str, object] = {}
-        if start is not None:
-            bounds["pk__gte"] = uuid7_floor(start)
-        if end is not None:
-            bounds["pk__lt"] = uuid7_floor(end)
-        return self.filter(**bounds)
+        return rows_between(self, start, end)
+
+
+def rows_between(rows: Rows, start: datetime | None, end: datetime | None) -> Rows:
+    """`TimeWindowQuerySet.between` for any queryset whose primary key is a UUIDv7."""
+    bounds: dict[str, object] = {}
+    if start is not None:
+        bounds["pk__gte"] = uuid7_floor(start)
+    if end is not None:
+        bounds["pk__lt"] = uuid7_floor(end)
+    return rows.filter(**bounds)

@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 from agents.models import Agent
 from partitions.declare import by_list, by_time
 from pg.fields import EnumField
+from pg.querysets import TimeWindowQuerySet
 from pg.uuid7 import uuid7
 
 
@@ -157,6 +158,8 @@ class Execution(models.Model):
     cpu_time_ms = models.BigIntegerField(null=True)
     memory_peak_mb = models.IntegerField(null=True)
     io_operations = models.BigIntegerField(null=True)
+
+    objects = TimeWindowQuerySet.as_manager()
 
     class Meta:
         db_table = '"tasks"."executions"'

@@ -9,6 +9,7 @@ from uuid import UUID
 from django.utils.dateparse import parse_datetime
 
 from operators.command import Answer, OperatorCommand
+from pg.querysets import ID_TOLERANCE
 from tasks import stats
 from tasks.claim import cancel
 from tasks.control import failed_tasks, get_task, pause, redrive, rerun, resume, retry
@@ -150,7 +151,8 @@ def list_tasks(task_type: str | None, status: str | None, limit: int, **_: Any) 
 
 def show(task_id: UUID, **_: Any) -> Answer:
     task = get_task(task_id)
-    attempts = Execution.objects.filter(task_id=task_id).order_by("pk")[:1000]
+    possible = Execution.objects.between(task.created_at - ID_TOLERANCE, None)  # none is older than its task
+    attempts = possible.filter(task_id=task_id).order_by("pk")[:1000]
     whole = {
         **row_of(task),
         "payload": task.payload,
