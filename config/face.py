@@ -74,6 +74,8 @@ ROOMS: list[tuple[str, list[Entry]]] = [
             ("Partition policies", "table_rows", "partitions.policy"),
             ("Users", "person", "auth.user"),
             ("Groups", "group", "auth.group"),
+            ("Audit", "policy", "operators.auditentry"),
+            ("Bulk jobs", "checklist", "operators.bulkjob"),
             ("Changes by hand", "edit_note", "admin.logentry"),
         ],
     ),
