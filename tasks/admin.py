@@ -163,8 +163,8 @@ class ExecutionAdmin(ReadOnlyAdmin, BigTableAdmin):
     ordering = ["-execution_id"]
     uuid_search_fields = ["pk", "task_id"]
     search_help_text = "Paste the id of an execution or of a task."
-    exclude = ["task"]
-    readonly_fields = ["task_link"]
+    exclude = ["task", "log_lines"]
+    readonly_fields = ["task_link", "log"]
     related = [
         Related("Task", "tasks.task", "task_id", "task_id"),
         Related("All attempts of the task", "tasks.execution", "task", "task_id"),
@@ -173,6 +173,12 @@ class ExecutionAdmin(ReadOnlyAdmin, BigTableAdmin):
 
     def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
         return lookup == "task_id__exact" or super().lookup_allowed(lookup, value, request)
+
+    @admin.display(description="log (last lines)")
+    def log(self, execution: Execution) -> str:
+        return format_html(
+            '<pre style="overflow-x: auto">{}</pre>', execution.log_lines or "nothing was logged"
+        )
 
     @admin.display(description="task")
     def task_link(self, execution: Execution) -> str:

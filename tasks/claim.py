@@ -19,6 +19,7 @@ from tasks import tickets
 from tasks.leaves import leaf_of
 from tasks.registry import policy_of
 from tasks.signals import tasks_changed
+from tasks.usage import Usage
 
 QUERIES = Queries("tasks")
 LEASE_MARGIN_SECONDS = 5.0  # the lease ends that much after the hard time-out, which is recorded first
@@ -48,21 +49,16 @@ class Claimed:
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What an attempt used; None: not measured."""
-
-    cpu_time_ms: int | None = None
-    memory_peak_mb: int | None = None
-    io_operations: int | None = None
-
-
-@dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed. `details` go into executions.error_details."""
+    """Why an attempt failed. `details` go into executions.error_details.
+
+    `delay_seconds`: before the next attempt; None: by the type's policy.
+    """
 
     message: str
     details: dict[str, Any] = field(default_factory=dict)
     is_permanent: bool = False
+    delay_seconds: float | None = None
 
 
 def lease_seconds() -> float:
@@ -100,7 +96,7 @@ def has_ready(task_type: str) -> bool:
     return bool(QUERIES.run("has_ready", {"task_type": task_type}, leaf=leaf_of(task_type))[0]["found"])
 
 
-def finish(claimed: Claimed, result: Any, usage: Usage | None = None) -> bool:
+def finish(claimed: Claimed, result: Any, usage: Usage | None = None, logs: str | None = None) -> bool:
     """Complete the task and release what waits for it; return False, nothing changed, where it is not ours any more.
 
     Raises ValueError for a result that JSON cannot hold.
@@ -110,6 +106,7 @@ def finish(claimed: Claimed, result: Any, usage: Usage | None = None) -> bool:
         **vars(usage or Usage()),
         "execution_id": claimed.execution_id,
         "result": dump_json(result),
+        "logs": logs,
     }
     with transaction.atomic():
         rows = QUERIES.run("finish", parameters, leaf=leaf_of(claimed.task_type))
@@ -120,24 +117,27 @@ def finish(claimed: Claimed, result: Any, usage: Usage | None = None) -> bool:
 
 
 def finish_and_claim_next(
-    claimed: Claimed, result: Any, usage: Usage | None = None, limit: int = 1
+    claimed: Claimed, result: Any, usage: Usage | None = None, limit: int = 1, logs: str | None = None
 ) -> tuple[bool, list[Claimed]]:
     """`finish`, and `claim` for the same type and worker, in one transaction: one commit per task."""
     with transaction.atomic():
-        return finish(claimed, result, usage), claim(claimed.task_type, claimed.worker, limit)
+        return finish(claimed, result, usage, logs), claim(claimed.task_type, claimed.worker, limit)
 
 
-def fail(claimed: Claimed, failure: Failure, usage: Usage | None = None) -> str:
+def fail(claimed: Claimed, failure: Failure, usage: Usage | None = None, logs: str | None = None) -> str:
     """Record the failure; return the task's new status: `pending` or `queued` (tried again), `failed`, or `lost`.
 
-    `lost`: it is not ours any more, nothing was changed. It is tried again after the delay of the type's policy unless
-    the failure is permanent or the retries are spent.
+    `lost`: it is not ours any more, nothing was changed. It is tried again after the failure's delay, or that of the
+    type's policy, unless the failure is permanent or the retries are spent.
     """
-    delay = policy_of(claimed.task_type).delay_seconds(claimed.retry_count)
+    delay = failure.delay_seconds
+    if delay is None:
+        delay = policy_of(claimed.task_type).delay_seconds(claimed.retry_count)
     parameters = {
         **vars(usage or Usage()),
         "execution_id": claimed.execution_id,
         "delay_seconds": delay,
+        "logs": logs,
     }
     return settle_failure({**claimed.fence, **parameters}, failure)
 

@@ -1,11 +1,14 @@
 """What a handler is given."""
 
 import logging
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
 
+from agents.state import read_state, write_state
 from tasks.claim import Claimed, is_mine, set_progress
 from tasks.enqueue import enqueue
 
@@ -50,6 +53,14 @@ class TaskContext:
             task_type, payload, **{"parent": self.task_id, "created_by_agent": self.agent_id, **options}
         )
 
+    def read_state(self) -> dict[str, Any]:
+        """Return the state of the agent that does this work: key to value. One query."""
+        return read_state(self.agent_id)
+
+    def write_state(self, values: Mapping[str, Any], expires_at: datetime | None = None) -> None:
+        """Set keys of that agent's state; `expires_at` None: they do not expire. As in `agents.state.write_state`."""
+        write_state(self.agent_id, values, expires_at=expires_at)
+
     async def aprogress(self, percent: float | None = None, note: str = "") -> bool:
         return await sync_to_async(self.progress)(percent, note)
 
@@ -61,6 +72,12 @@ class TaskContext:
 
     async def aspawn(self, task_type: str, payload: Any = None, **options: Any) -> UUID:
         return await sync_to_async(self.spawn)(task_type, payload, **options)
+
+    async def aread_state(self) -> dict[str, Any]:
+        return await sync_to_async(self.read_state)()
+
+    async def awrite_state(self, values: Mapping[str, Any], expires_at: datetime | None = None) -> None:
+        await sync_to_async(self.write_state)(values, expires_at)
 
     def _keep(self, is_ours: bool) -> bool:
         self._is_lost = self._is_lost or not is_ours

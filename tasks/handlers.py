@@ -6,9 +6,10 @@ Each installed app's `handlers.py` is imported when Django starts, those of MIST
 from typing import Any
 
 from tasks.context import TaskContext
-from tasks.registry import PermanentFailure, TaskTimedOut, handler
+from tasks.policy import PermanentFailure, Retry, RetryLater, TaskTimedOut
+from tasks.registry import handler
 
-__all__ = ["PermanentFailure", "TaskContext", "TaskTimedOut", "handler"]
+__all__ = ["PermanentFailure", "Retry", "RetryLater", "TaskContext", "TaskTimedOut", "handler"]
 
 
 @handler("echo")

@@ -81,7 +81,7 @@ def settle(claimed: Claimed, outcome: Outcome, claim_next: bool) -> list[Claimed
         except (DatabaseError, InterfaceError) as error:
             if is_refusal(error) and outcome.failure is None:
                 text = f"the result cannot be stored: {error}".splitlines()[0]
-                outcome = Outcome(None, Failure(text, is_permanent=True), outcome.usage)
+                outcome = Outcome(None, Failure(text, is_permanent=True), outcome.usage, outcome.logs)
             else:
                 wait_out(error, claimed, deadline)
 
@@ -103,14 +103,16 @@ def wait_out(error: Exception, claimed: Claimed, deadline: float) -> None:
 
 def settle_once(claimed: Claimed, outcome: Outcome, claim_next: bool) -> list[Claimed]:
     if outcome.failure:
-        status = fail(claimed, outcome.failure, outcome.usage)
+        status = fail(claimed, outcome.failure, outcome.usage, outcome.logs)
         tell(claimed, "failed: %s; now %s", outcome.failure.message, status)
         return claim(claimed.task_type, claimed.worker) if claim_next else []
     following: list[Claimed] = []
     if claim_next:
-        is_stored, following = finish_and_claim_next(claimed, outcome.result, outcome.usage)
+        is_stored, following = finish_and_claim_next(
+            claimed, outcome.result, outcome.usage, logs=outcome.logs
+        )
     else:
-        is_stored = finish(claimed, outcome.result, outcome.usage)
+        is_stored = finish(claimed, outcome.result, outcome.usage, outcome.logs)
     if not is_stored:
         tell(claimed, "finished too late: it was cancelled or taken over, nothing is changed")
     return following

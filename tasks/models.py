@@ -158,6 +158,7 @@ class Execution(models.Model):
     cpu_time_ms = models.BigIntegerField(null=True)
     memory_peak_mb = models.IntegerField(null=True)
     io_operations = models.BigIntegerField(null=True)
+    log_lines = models.TextField(null=True)
 
     objects = TimeWindowQuerySet.as_manager()
 

@@ -5,59 +5,18 @@ def resize(context):
     return {"width": context.payload["width"] // 2}
 """
 
-import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pg.errors import MisterSmithError, Refused
-from tasks.models import TaskPriority
+from tasks.policy import Policy
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class PermanentFailure(MisterSmithError):
-    """Raised by a handler: this task can never succeed, so it is not tried again."""
-
-
-class TaskTimedOut(MisterSmithError):
-    """Raised inside a handler that has run for its `timeout_seconds`; it has some seconds to clean up."""
-
-    retry = True
-
-
 class UnknownTaskType(MisterSmithError):
     """No handler of this process does tasks of this type."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What a handler declares about its tasks. New tasks take it over; it can be changed per task.
-
-    The delay before retry n (from 0) is random between 0 and `retry_delay_seconds * 2**n`, at most
-    `max_retry_delay_seconds`: full jitter, so that what failed together does not come back together. A
-    `retry_delay_seconds` of 0 retries at once.
-    """
-
-    max_retries: int = 3
-    retry_delay_seconds: float = 2
-    max_retry_delay_seconds: float = 3600
-    timeout_seconds: float = 3600
-    priority: str = TaskPriority.NORMAL.value
-
-    def __post_init__(self) -> None:
-        for name in ("max_retries", "retry_delay_seconds", "max_retry_delay_seconds"):
-            if getattr(self, name) < 0:
-                raise Refused(f"{name}={getattr(self, name)}: must be 0 or more")
-        if self.timeout_seconds <= 0:
-            raise Refused(f"timeout_seconds={self.timeout_seconds}: must be more than 0")
-        if self.priority not in TaskPriority.values:
-            raise Refused(f"priority={self.priority!r}: must be one of {', '.join(TaskPriority.values)}")
-
-    def delay_seconds(self, retry_count: int) -> float:
-        """Return how long to wait after a failure that `retry_count` retries went before."""
-        longest = self.retry_delay_seconds * 2 ** min(retry_count, 60)
-        return random.uniform(0, min(longest, self.max_retry_delay_seconds))  # noqa: S311  (no secret)
 
 
 @dataclass(frozen=True)
@@ -69,7 +28,7 @@ class Handler:
     @property
     def options(self) -> dict[str, Any]:
         """What is kept in tasks.types, for people and other processes."""
-        return asdict(self.policy)
+        return self.policy.options()
 
 
 _handlers: dict[str, Handler] = {}
@@ -79,7 +38,7 @@ def handler(task_type: str, **options: Any) -> Callable[[Function], Function]:
     """Register the decorated function, sync or async, as the one that does tasks of `task_type`.
 
     It takes one argument, a `tasks.context.TaskContext`, and returns something that JSON can hold. `options` are the
-    fields of `Policy`. Raises Refused for bad options, and where another function has the type already.
+    fields of `tasks.policy.Policy`. Raises Refused for bad options, and where another function has the type already.
     """
     if not 1 <= len(task_type) <= 100:
         raise Refused(f"task_type={task_type!r}: must have 1 to 100 characters")

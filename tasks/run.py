@@ -4,10 +4,8 @@ import asyncio
 import inspect
 import logging
 import os
-import resource
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +16,13 @@ from asgiref.sync import async_to_sync
 from django.db import connections
 
 from pg.json import dump_json, without_nul
-from tasks.claim import Claimed, Failure, Usage
+from tasks.attempt_log import keep_log
+from tasks.claim import Claimed, Failure
 from tasks.context import TaskContext
-from tasks.registry import PermanentFailure, TaskTimedOut, get_handler
+from tasks.policy import PermanentFailure, Policy, RetryLater, TaskTimedOut
+from tasks.redact import redact
+from tasks.registry import get_handler
+from tasks.usage import Meter, Usage
 
 log = logging.getLogger(__name__)
 MESSAGE_LENGTH = 1_000
@@ -29,11 +31,12 @@ TRACEBACK_LENGTH = 20_000
 
 @dataclass(frozen=True)
 class Outcome:
-    """`failure` None: the handler returned `result`."""
+    """`failure` None: the handler returned `result`. `logs`: the last lines of its log, None where there are none."""
 
     result: Any
     failure: Failure | None
     usage: Usage
+    logs: str | None = None
 
 
 def run_handler(claimed: Claimed, context: TaskContext) -> Outcome:
@@ -41,18 +44,21 @@ def run_handler(claimed: Claimed, context: TaskContext) -> Outcome:
 
     A process that the handler forked and that comes back here ends at once. Raises UnknownTaskType.
     """
-    function = get_handler(claimed.task_type).function
+    handler = get_handler(claimed.task_type)
     pid, meter, ours = os.getpid(), Meter(), open_transactions()
     result, failure = None, None
-    try:
-        result = call(function, context, claimed.timeout_seconds)
-        dump_result(claimed.task_type, result)
-    except BaseException as error:  # SystemExit and KeyboardInterrupt of a handler must not end the worker
-        failure = describe(error)
+    with keep_log() as log_of_attempt:
+        try:
+            result = call(handler.function, context, claimed.timeout_seconds)
+            dump_result(claimed.task_type, result)
+        except (
+            BaseException
+        ) as error:  # SystemExit and KeyboardInterrupt of a handler must not end the worker
+            failure = describe(error, handler.policy, claimed.retry_count)
     if os.getpid() != pid:
         os._exit(0)
     leave_connections_clean(ours)
-    return Outcome(result, failure, meter.read())
+    return Outcome(result, failure, meter.read(), log_of_attempt.text())
 
 
 def call(function: Any, context: TaskContext, timeout_seconds: float) -> Any:
@@ -109,16 +115,27 @@ def dump_result(task_type: str, result: Any) -> None:
         ) from error
 
 
-def describe(error: BaseException) -> Failure:
-    """Return the failure for people (one line) and for the record (type, traceback), of bounded size."""
-    message = str(error) if isinstance(error, PermanentFailure | TaskTimedOut) else ""
+def describe(error: BaseException, policy: Policy, retry_count: int) -> Failure:
+    """Return the failure for people (one line) and for the record (type, traceback): bounded, secrets taken out."""
+    message = str(error) if isinstance(error, PermanentFailure | RetryLater | TaskTimedOut) else ""
     message = message or f"{type(error).__name__}: {error}".rstrip(": ")
     lines = "".join(traceback.format_exception(error))
     details = {
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "traceback": without_nul(lines[-TRACEBACK_LENGTH:]),
+        "traceback": without_nul(redact(lines)[-TRACEBACK_LENGTH:]),
     }
-    return Failure(without_nul(message[:MESSAGE_LENGTH]), details, isinstance(error, PermanentFailure))
+    is_permanent, delay_seconds = decide_retry(error, policy, retry_count)
+    return Failure(without_nul(redact(message)[:MESSAGE_LENGTH]), details, is_permanent, delay_seconds)
+
+
+def decide_retry(error: BaseException, policy: Policy, retry_count: int) -> tuple[bool, float]:
+    """Return whether the failure is permanent, and the delay before the next attempt, by the policy's rules."""
+    if isinstance(error, RetryLater):
+        return False, error.delay_seconds
+    rule = policy.rule_for(error)
+    if rule is None or (rule.max_retries is not None and retry_count >= rule.max_retries):
+        return True, 0.0
+    return False, rule.seconds(retry_count)
 
 
 def open_transactions() -> set[str]:
@@ -143,43 +160,3 @@ def leave_connections_clean(ours: set[str]) -> None:
     for connection in connections.all(initialized_only=True):
         if connection.alias not in ours:
             connection.close_if_unusable_or_obsolete()
-
-
-class Meter:
-    """What this process uses from now on. The memory peak is of the whole process, since the last reset."""
-
-    def __init__(self) -> None:
-        self.cpu = time.process_time()
-        self.blocks = _io_operations()
-        self.has_own_peak = _reset_memory_peak()
-
-    def read(self) -> Usage:
-        return Usage(
-            cpu_time_ms=round((time.process_time() - self.cpu) * 1000),
-            memory_peak_mb=_memory_peak_mb(self.has_own_peak),
-            io_operations=max(0, _io_operations() - self.blocks),
-        )
-
-
-def _io_operations() -> int:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_inblock + used.ru_oublock
-
-
-def _reset_memory_peak() -> bool:
-    """Start VmHWM anew; return False where the kernel does not let us."""
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    except OSError:
-        return False
-    return True
-
-
-def _memory_peak_mb(has_own_peak: bool) -> int:
-    if has_own_peak:
-        with open("/proc/self/status") as file:
-            for line in file:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

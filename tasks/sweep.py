@@ -66,6 +66,7 @@ def take_back(row: dict[str, Any]) -> str:
         {"type": "lease_expired", "worker": str(row["worker"])},
     )
     nothing = {"cpu_time_ms": None, "memory_peak_mb": None, "io_operations": None, "execution_id": None}
+    nothing["logs"] = None
     delay = policy_of(row["task_type"]).delay_seconds(retry_count)
     return settle_failure({**row, **nothing, "delay_seconds": delay}, failure)
 

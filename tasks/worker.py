@@ -136,7 +136,7 @@ class Worker:
             if not running.is_lost:
                 seconds = running.claimed.timeout_seconds
                 message = f"timed out after {seconds:g} s and ignored it: its process was killed"
-                fail(running.claimed, Failure(message, {"type": "tasks.registry.TaskTimedOut"}))
+                fail(running.claimed, Failure(message, {"type": "tasks.policy.TaskTimedOut"}))
             log.error("killed to stop task %s", running.claimed.task_id)
         finally:
             os.kill(os.getpid(), signal.SIGKILL)

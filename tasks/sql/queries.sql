@@ -98,7 +98,8 @@ WITH done AS (
     status = 'completed',
     completed_at = greatest(clock_timestamp(), e.started_at),
     result = %(result)s::jsonb,
-    cpu_time_ms = %(cpu_time_ms)s, memory_peak_mb = %(memory_peak_mb)s, io_operations = %(io_operations)s
+    cpu_time_ms = %(cpu_time_ms)s, memory_peak_mb = %(memory_peak_mb)s, io_operations = %(io_operations)s,
+    log_lines = %(logs)s
   FROM done d
   WHERE e.execution_id = %(execution_id)s AND e.task_id = d.task_id
 )
@@ -130,7 +131,8 @@ WITH failed AS (
     status = 'failed',
     completed_at = greatest(clock_timestamp(), e.started_at),
     error_message = %(reason)s, error_details = %(error_details)s::jsonb,
-    cpu_time_ms = %(cpu_time_ms)s, memory_peak_mb = %(memory_peak_mb)s, io_operations = %(io_operations)s
+    cpu_time_ms = %(cpu_time_ms)s, memory_peak_mb = %(memory_peak_mb)s, io_operations = %(io_operations)s,
+    log_lines = %(logs)s
   FROM failed f
   WHERE e.task_id = f.task_id AND e.execution_attempt = f.attempt AND e.agent_id = f.worker
     AND e.completed_at IS NULL

@@ -1,18 +1,24 @@
 """One process runs tasks by hand: what a ticket does, without Celery."""
 
 import asyncio
+import logging
 import os
+import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
-from tasks import jobs, tickets, worker
+from tasks import jobs, registry, tickets, worker
+from tasks.attempt_log import MAX_LINE_LENGTH, MAX_LINES
 from tasks.claim import Claimed, cancel
 from tasks.enqueue import enqueue
 from tasks.models import Execution, Task
+from tasks.policy import Retry, RetryLater
 from tests.tasks.conftest import status_of
 
 pytestmark = pytest.mark.django_db
@@ -34,10 +40,11 @@ def this_worker(db):
     worker._worker = None
 
 
-def run(handles, function, payload=None, **options):
-    handles("mine", function, **{"max_retries": 0, **options})
-    task_id = enqueue("mine", payload)
-    assert jobs.run_ticket("mine") == 1
+def run(handles, function, payload=None, task_type="mine", **options):
+    registry.forget_handler(task_type)
+    handles(task_type, function, **{"max_retries": 0, **options})
+    task_id = enqueue(task_type, payload)
+    assert jobs.run_ticket(task_type) == 1
     return Task.objects.get(pk=task_id), Execution.objects.get(task_id=task_id)
 
 
@@ -134,7 +141,7 @@ def test_a_handler_that_takes_too_long_is_interrupted(handles, this_worker):
 
     task, execution = run(handles, work, timeout_seconds=0.1)
     assert (task.status, task.status_reason) == ("failed", "timed out after 0.1 s")
-    assert execution.error_details["type"] == "tasks.registry.TaskTimedOut"
+    assert execution.error_details["type"] == "tasks.policy.TaskTimedOut"
 
 
 def test_an_async_handler_that_takes_too_long_is_interrupted(handles, this_worker):
@@ -264,3 +271,73 @@ def test_the_heartbeat_notices_a_task_that_was_cancelled(handles, this_worker, a
     this_worker.beat()
     assert running.is_lost
     assert running.context.is_cancelled()
+
+
+def test_an_exception_with_a_rule_is_tried_again_by_it(handles, this_worker):
+    def work(context):
+        raise {"gone": FileNotFoundError, "slow": TimeoutError}[context.payload]("now")
+
+    rules = {FileNotFoundError: None, TimeoutError: Retry(delay_seconds=1000, jitter=False, max_retries=1)}
+    gone, _ = run(handles, work, "gone", max_retries=5, retry_rules=rules)
+    assert (gone.status, gone.retry_count) == ("failed", 0)
+    slow, _ = run(handles, work, "slow", max_retries=5, retry_rules=rules)
+    assert (slow.status, slow.retry_count) == ("pending", 1)
+    assert timedelta(seconds=990) < slow.scheduled_at - timezone.now() <= timedelta(seconds=1000)
+    Task.objects.filter(pk=slow.pk).update(status="queued")
+    assert jobs.run_ticket("mine") == 1
+    slow.refresh_from_db()
+    assert (slow.status, slow.retry_count) == ("failed", 1)
+
+
+def test_a_handler_says_how_long_to_wait(handles, this_worker):
+    def work(context):
+        raise RetryLater("the other side asked for a pause", 500)
+
+    task, execution = run(handles, work, max_retries=1)
+    assert task.status == "pending"
+    assert timedelta(seconds=490) < task.scheduled_at - timezone.now() <= timedelta(seconds=500)
+    assert execution.error_message == "the other side asked for a pause"
+
+
+def test_what_a_handler_logs_is_kept_with_its_attempt(handles, this_worker):
+    def work(context):
+        context.logger.warning("step %s", 1)
+        logging.getLogger("a.library").warning("password=hunter2")
+        raise ValueError("token=abcdef0123456789 is wrong")
+
+    _, execution = run(handles, work)
+    assert "WARNING tasks.mine: step 1" in execution.log_lines
+    assert "a.library: password=[redacted]" in execution.log_lines
+    assert execution.error_message == "ValueError: token=[redacted] is wrong"
+    assert "abcdef" not in execution.error_details["traceback"].rpartition("ValueError")[2]
+    logging.getLogger("a.library").warning("after the attempt")
+    _, execution = run(handles, lambda context: None, task_type="quiet")
+    assert execution.log_lines is None
+
+
+def test_only_the_last_lines_are_kept_and_long_ones_are_cut(handles, this_worker):
+    def work(context):
+        for number in range(MAX_LINES + 5):
+            context.logger.warning("line %s %s", number, "x" * 5000)
+
+    _, execution = run(handles, work)
+    lines = execution.log_lines.splitlines()
+    assert lines[0] == "... 5 earlier lines are not kept"
+    assert len(lines) == MAX_LINES + 1
+    assert "line 5 " in lines[1]
+    assert max(map(len, lines)) == MAX_LINE_LENGTH
+
+
+def test_a_handler_reads_and_writes_the_state_of_its_agent(handles, this_worker):
+    async def work(context):
+        await context.awrite_state({"page": 2})
+        return await context.aread_state()
+
+    _, execution = run(handles, work)
+    assert execution.result == {"page": 2}
+
+
+def test_cpu_time_of_child_processes_counts(handles, this_worker):
+    code = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
+    _, execution = run(handles, lambda context: subprocess.run([sys.executable, "-c", code]).returncode)
+    assert execution.cpu_time_ms >= 200

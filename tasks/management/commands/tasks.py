@@ -177,6 +177,10 @@ def attempt_row(attempt: Execution) -> dict[str, Any]:
         "completed_at": attempt.completed_at,
         "result": attempt.result,
         "error_message": attempt.error_message,
+        "cpu_time_ms": attempt.cpu_time_ms,
+        "memory_peak_mb": attempt.memory_peak_mb,
+        "io_operations": attempt.io_operations,
+        "log_lines": attempt.log_lines,
     }
 
 

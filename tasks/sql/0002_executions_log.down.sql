@@ -1,0 +1,1 @@
+ALTER TABLE tasks.executions DROP COLUMN log_lines;
