@@ -125,6 +125,7 @@ def make_face(without: Collection[str] = ()) -> dict[str, Any]:
         "SITE_FAVICONS": [
             {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("cockpit/icon.svg")}
         ],
+        "STYLES": [lambda request: static("cockpit/site.css")],
         "SHOW_HISTORY": True,
         "SHOW_VIEW_ON_SITE": False,
         "DASHBOARD_CALLBACK": "cockpit.home.fill_home",

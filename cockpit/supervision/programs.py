@@ -44,9 +44,8 @@ def app_programs(checkout: Path, bind: str, port: int, with_demo: bool) -> list[
     """Return our own processes. `bind` and `port`: where the web server listens."""
     manage = [sys.executable, str(checkout / "manage.py")]
     celery = [sys.executable, "-m", "celery", "-A", "config"]
-    web = [sys.executable, "-m", "gunicorn", "config.wsgi", f"--bind={listen_address(bind, port)}"]
     programs = [
-        app("web", [*web, "--workers=2", "--threads=4", "--graceful-timeout=10", "--no-control-socket"]),
+        app("web", web_server(bind, port)),
         app("worker", celery_worker("worker", "tasks", processes=2)),
         app("upkeep", celery_worker("upkeep", "mistersmith", processes=1)),
         app("beat", [*celery, "beat", "--loglevel=INFO"]),
@@ -55,6 +54,11 @@ def app_programs(checkout: Path, bind: str, port: int, with_demo: bool) -> list[
     if with_demo:
         programs.append(app("demo", [*manage, "demo", "run"], restart="unexpected"))
     return programs
+
+
+def web_server(bind: str, port: int) -> list[str]:
+    web = [sys.executable, "-m", "gunicorn", "config.wsgi", f"--bind={listen_address(bind, port)}"]
+    return [*web, "--workers=2", "--threads=4", "--graceful-timeout=10", "--no-control-socket"]
 
 
 def celery_worker(name: str, queue: str, processes: int) -> list[str]:

@@ -1,0 +1,37 @@
+"""The pages that every run opens and holds to the same rules: see test_pages.py.
+
+A new page of the admin is one line in PAGES: its name, and what finds its address. A new model needs none: its list
+and one of its rows are opened as soon as the navigation (config/face.py) names it and the fleet has a row of it.
+"""
+
+from collections.abc import Callable
+
+from django.apps import apps
+from django.urls import reverse
+
+from config.face import ROOMS
+from tests.browser.fleet import Fleet
+
+Address = Callable[[Fleet], str]
+
+PAGES: dict[str, Address] = {
+    "home": lambda fleet: reverse("admin:index"),
+    "failed task": lambda fleet: reverse("admin:tasks_task_change", args=[fleet.failed_task]),
+    "add a task": lambda fleet: reverse("admin:tasks_task_add"),
+    "add a pause": lambda fleet: reverse("admin:tasks_pause_add"),
+    "history of an agent": lambda fleet: reverse("admin:agents_agent_history", args=[fleet.planner]),
+    "own password": lambda fleet: reverse("admin:password_change"),
+}
+READ_BY_ALL = {"home", "failed task", "add a task"}  # held against the rules of accessibility in every run
+MODELS = [model for _, entries in ROOMS for _, _, model in entries]
+
+
+def list_of(model: str) -> str:
+    """Return the address of the list of `model`, "<app label>.<name>"."""
+    return reverse(f"admin:{model.replace('.', '_')}_changelist")
+
+
+def row_of(model: str) -> str | None:
+    """Return the address of the page of a row of `model`; None where there is no row. One query."""
+    pk = apps.get_model(model).objects.order_by("pk").values_list("pk", flat=True).first()
+    return None if pk is None else reverse(f"admin:{model.replace('.', '_')}_change", args=[pk])

@@ -1,0 +1,55 @@
+"""What people do with the admin, in the browser they do it with."""
+
+import time
+
+from playwright.sync_api import expect
+
+from agents.registry import register_agent
+from tasks.enqueue import enqueue
+from tests.browser.fleet import PASSWORD
+
+RENEWED_MS = 5_000
+
+
+def test_one_logs_in_and_sees_the_fleet(open_page):
+    page = open_page("/", user=None, fresh=True)
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_text("Please enter the correct username and password")).to_be_visible()
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.locator("a.tile", has_text="Agents")).to_be_visible()
+
+
+def test_a_paused_type_can_be_opened(open_page, fleet):
+    page = open_page("/admin/tasks/pause/", user="operator")
+    page.get_by_role("link", name="rebuild").click()
+    expect(page.get_by_label("Reason")).to_have_value("the index is being moved")
+
+
+def test_the_fleet_moves_without_a_reload(open_page):
+    page = open_page("/admin/login/", fresh=True)
+    page.clock.install()
+    page.goto("/admin/")
+    agents, ready = (
+        page.locator("a.tile", has_text=title).locator("strong") for title in ("Agents", "Ready tasks")
+    )
+    before = int(agents.inner_text()), int(ready.inner_text())
+    page.evaluate("window.isTheSamePage = true")
+    register_agent("newcomer", "newcomer")
+    enqueue("echo", {"text": "moves"})
+    wait_for_numbers(page, agents, ready, (before[0] + 1, before[1] + 1))
+    assert page.evaluate("window.isTheSamePage")
+
+
+def wait_for_numbers(page, agents, ready, wanted):
+    """Let the page's clock jump from renewal to renewal; the server looks anew after 4 seconds of its own."""
+    deadline = time.monotonic() + 30
+    while (int(agents.inner_text()), int(ready.inner_text())) != wanted:
+        assert time.monotonic() < deadline, (
+            f"{agents.inner_text()}, {ready.inner_text()}: never became {wanted}"
+        )
+        with page.expect_response("**/admin/fleet/"):
+            page.clock.fast_forward(RENEWED_MS)
