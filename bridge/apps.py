@@ -5,6 +5,7 @@ class BridgeConfig(AppConfig):
     name = "bridge"
 
     def ready(self) -> None:
+        from bridge import cache_checks as cache_checks  # registers itself
         from bridge import checks, fastpath, messages
 
         checks.register()

@@ -7,7 +7,6 @@ BRIDGE_FAST_PATH_WAIT_MS for NATS, and not at all for a few seconds after NATS d
 """
 
 import logging
-import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 from django.db.models.signals import post_delete, post_save
 
+from bridge.breaker import Breaker
 from bridge.connection import Client, link
 from bridge.delivery import (
     WAKE_SUBJECT,
@@ -37,7 +37,6 @@ from tasks.signals import tasks_changed
 log = logging.getLogger(__name__)
 
 MAX_KEYS = 10  # a larger transaction is the relay's
-BACK_OFF_SECONDS = 3
 
 Key = tuple[str, str]  # bucket, key in it
 
@@ -110,22 +109,6 @@ async def publish_newest(client: Client, rows: Sequence[Row], timeout_seconds: f
     todo = [row for row, last in lasting if not is_superseded(row, last) and not is_conflict(row, last)]
     outcomes = await publish_rows(client, todo, lasts, timeout_seconds) if todo else []
     return sum(outcome.is_stored for outcome in outcomes)
-
-
-class Breaker:
-    """Open for BACK_OFF_SECONDS after NATS did not answer, so that requests do not wait for it one after another."""
-
-    def __init__(self) -> None:
-        self._closed_from = 0.0
-
-    def is_open(self) -> bool:
-        return time.monotonic() < self._closed_from
-
-    def trip(self) -> None:
-        self._closed_from = time.monotonic() + BACK_OFF_SECONDS
-
-    def reset(self) -> None:
-        self._closed_from = 0.0
 
 
 breaker = Breaker()

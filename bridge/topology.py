@@ -35,6 +35,7 @@ class Bucket:
     history: int = 1
     replicas: int = 3
     in_memory: bool = False
+    is_culled: bool = False  # full: the oldest values go; else new ones are refused
     republish_to: str | None = None
 
     @property
@@ -55,7 +56,7 @@ class Bucket:
             retention=RetentionPolicy.LIMITS,
             storage=StorageType.MEMORY if self.in_memory else StorageType.FILE,
             compression=StoreCompression.NONE if self.in_memory else StoreCompression.S2,
-            discard=DiscardPolicy.NEW,
+            discard=DiscardPolicy.OLD if self.is_culled else DiscardPolicy.NEW,
             max_age=self.ttl_seconds or 0,
             max_bytes=self.max_bytes,
             max_msgs=-1,
@@ -135,6 +136,7 @@ BUCKETS = (
         ttl_seconds=5 * MINUTE,
         replicas=1,
         in_memory=True,
+        is_culled=True,
     ),
     Bucket("TASK_STATE", max_bytes=2 * GIB, max_value_bytes=MIB, ttl_seconds=2 * HOUR, history=5),
 )

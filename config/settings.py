@@ -93,6 +93,9 @@ DATABASES["default"].update(
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
 NATS_URL: str = env.str("NATS_URL", default="nats://127.0.0.1:4222")
 CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="redis://127.0.0.1:6379/0")
+CACHES = {
+    "default": {"BACKEND": "bridge.cache.QueryCache", "TIMEOUT": 300}
+}  # docs/cache.md; NATS away: misses
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # -- Celery -------------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from django.db import transaction
 from agents.models import Agent, AgentState
 from agents.registry import register_agent
 from agents.state import delete_state, write_state
+from bridge import breaker as breaking
 from bridge import connection, fastpath
-from bridge.fastpath import BACK_OFF_SECONDS, MAX_KEYS, breaker
+from bridge.breaker import BACK_OFF_SECONDS
+from bridge.fastpath import MAX_KEYS, breaker
 from bridge.fence import FENCE
 from bridge.models import Conflict
 from bridge.relay import Memory, relay_batch
@@ -207,7 +209,7 @@ def test_saving_works_and_is_hardly_slower_while_nats_is_away(settings):
 def test_after_the_back_off_it_tries_again(monkeypatch):
     now = time.monotonic()
     breaker.trip()
-    monkeypatch.setattr(fastpath.time, "monotonic", lambda: now + BACK_OFF_SECONDS + 1)
+    monkeypatch.setattr(breaking.time, "monotonic", lambda: now + BACK_OFF_SECONDS + 1)
     assert not breaker.is_open()
     breaker.reset()
 
