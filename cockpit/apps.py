@@ -6,9 +6,10 @@ class CockpitConfig(AppConfig):
     name = "cockpit"
 
     def ready(self) -> None:
-        from cockpit import beat  # noqa: F401  (connects to Celery's signal)
+        from cockpit import alarms, beat  # noqa: F401  (beat connects to Celery's signal)
         from cockpit.checks import register
         from cockpit.roles import grant_rights
 
         register()
+        alarms.register()
         post_migrate.connect(grant_rights, dispatch_uid="cockpit.roles")

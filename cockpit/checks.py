@@ -37,9 +37,9 @@ WANTED_SETTINGS = (
 
 
 def register() -> None:
-    register_check("cockpit.postgres", look_at_postgres)
+    register_check("cockpit.postgres", look_at_postgres, gates_ready=True)
     register_check("cockpit.extensions", look_at_extensions)
-    register_check("cockpit.migrations", look_at_migrations)
+    register_check("cockpit.migrations", look_at_migrations, gates_ready=True)
     register_check("cockpit.postgres_settings", look_at_postgres_settings)
     register_check("cockpit.clock", look_at_clock)
     register_check("cockpit.nats", look_at_nats)

@@ -17,6 +17,7 @@ from agents.models import AgentStatus
 from bridge.checks import OLDEST_SECONDS
 from bridge.outbox import read_depth
 from cockpit.remember import Remembered
+from monitoring.alarms import ringing
 from monitoring.registry import checks, run_check
 from recovery.checks import in_words, newest_verified
 from tasks import stats
@@ -235,8 +236,11 @@ def backup_tile() -> Tile:
 
 
 def read_alarms() -> list[Alarm]:
-    """Return what the quick checks found not ok."""
-    return [
+    """Return the alarms that ring and are not silenced, then what the quick checks found not ok."""
+    now = timezone.now()
+    loud = [rule for rule in ringing() if not (rule.silenced_until and rule.silenced_until > now)]
+    found = [Alarm(rule.name, f"{rule.state}: {rule.metric} is {rule.value:g}", rule.hint) for rule in loud]
+    return found + [
         Alarm(check.name, finding.detail, finding.hint)
         for check in checks()
         if check.name in QUICK_CHECKS

@@ -48,6 +48,18 @@ def database(name: str, default: str) -> dict[str, Any]:
     return entry
 
 
+def email(name: str, default: str) -> dict[str, Any]:
+    """Return variable `name`, the URL of a mail server, as Django's EMAIL_... settings; empty means the default."""
+    if not env.str(name, default=""):
+        return dict(env.email_url_config(default))
+    try:
+        return dict(env.email_url(name))
+    except (ValueError, environ.ImproperlyConfigured):
+        scheme = env.str(name).partition(":")[0]  # not the rest: it may hold a password
+        hint = "use smtp+tls://user:password@host:587, smtp://host:25 or consolemail://"
+        refuse(name, f"{scheme}:...", "not the URL of a mail server", hint)
+
+
 def boolean(name: str, default: bool) -> bool:
     value = env.str(name, default=str(default)).strip().lower()
     if value not in TRUE | FALSE:

@@ -61,6 +61,15 @@ ROOMS: list[tuple[str, list[Entry]]] = [
         ],
     ),
     (
+        "Monitoring",
+        [
+            ("Alarms", "notifications_active", "monitoring.alarmrule"),
+            ("Alarm events", "history", "monitoring.alarmevent"),
+            ("Alarm channels", "campaign", "monitoring.alarmchannel"),
+            ("Notifications", "outgoing_mail", "monitoring.notification"),
+        ],
+    ),
+    (
         "Recovery",
         [
             ("Backups", "backup", "recovery.backup"),

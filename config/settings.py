@@ -5,7 +5,7 @@ from pathlib import Path
 from kombu import Queue
 
 from config import env as _env
-from config.env import boolean, database, env, integer, secret_key
+from config.env import boolean, database, email, env, integer, secret_key
 from config.face import make_face
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -133,6 +133,11 @@ BACKUP_DIR = Path(env.str("MISTERSMITH_BACKUP_DIR", default=str(MISTERSMITH_HOME
 BACKUP_LOGICAL_KEEP_DAYS = integer("MISTERSMITH_BACKUP_LOGICAL_KEEP_DAYS", 30, 1, 36_500)
 PG_BIN_DIR: str = env.str("PG_BIN_DIR", default="")  # "": the wheel's programs, then the system's
 
+# -- monitoring (docs/monitoring.md) --------------------------------------------------------------------------
+METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
+vars().update(email("EMAIL_URL", "consolemail://"))
+DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", default="mistersmith@localhost")
+
 # -- knowledge: embeddings over HTTP (docs/knowledge.md) ------------------------------------------------------
 EMBEDDINGS_URL: str = env.str("EMBEDDINGS_URL", default="https://api.openai.com/v1")
 EMBEDDINGS_API_KEY: str = env.str("EMBEDDINGS_API_KEY", default=env.str("OPENAI_API_KEY", default=""))
@@ -173,6 +178,7 @@ X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 if PRODUCTION:
     SECURE_SSL_REDIRECT = boolean("SECURE_SSL_REDIRECT", True)
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # probes come without TLS
     SECURE_HSTS_SECONDS = integer("SECURE_HSTS_SECONDS", 31_536_000, 0, 63_072_000)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True

@@ -8,6 +8,7 @@ admin.site.index_title = "The fleet"
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("", include("monitoring.urls")),
     path("admin/", include("cockpit.urls")),
     path("admin/", admin.site.urls),
 ]

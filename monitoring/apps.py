@@ -1,10 +1,28 @@
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class MonitoringConfig(AppConfig):
     name = "monitoring"
 
     def ready(self) -> None:
-        from monitoring import checks
+        from monitoring import checks, senders
+        from monitoring.defaults import install_alarms
+        from operators.schedules import declare_schedule
 
         checks.register()
+        senders.register()
+        post_migrate.connect(install_alarms, sender=self)
+        declare_schedule(
+            "monitoring: judge alarms",
+            "monitoring.evaluate_alarms",
+            every_seconds=15,
+            description="Reads the metrics that alarms watch, and sends what changed.",
+            expire_seconds=15,
+        )
+        declare_schedule(
+            "monitoring: purge alarm events",
+            "monitoring.purge_alarm_events",
+            crontab="20 3 * * *",
+            description="Deletes alarm events older than 400 days.",
+        )

@@ -3,8 +3,12 @@
 Nothing here knows a room: the arrows point downwards.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+Sample = tuple[dict[str, str], float]  # labels, value
 
 
 @dataclass(frozen=True)
@@ -20,25 +24,26 @@ class Finding:
 class Check:
     name: str  # "<room>.<what>", for instance "partitions.cover"
     look: Callable[[], Iterable[Finding]]
+    gates_ready: bool = False  # /readyz says no while it is not ok
 
 
 @dataclass(frozen=True)
 class Metric:
     name: str  # Prometheus style with the unit at the end: "mistersmith_outbox_rows"
     help: str
-    read: Callable[[], Iterable[tuple[dict[str, str], float]]]  # labels, value
+    read: Callable[[], Iterable[Sample]]
 
 
 _checks: dict[str, Check] = {}
 _metrics: dict[str, Metric] = {}
 
 
-def register_check(name: str, look: Callable[[], Iterable[Finding]]) -> None:
+def register_check(name: str, look: Callable[[], Iterable[Finding]], *, gates_ready: bool = False) -> None:
     """Add a check, or replace the one of that name (so that a reload does not double it)."""
-    _checks[name] = Check(name, look)
+    _checks[name] = Check(name, look, gates_ready)
 
 
-def register_metric(name: str, help: str, read: Callable[[], Iterable[tuple[dict[str, str], float]]]) -> None:
+def register_metric(name: str, help: str, read: Callable[[], Iterable[Sample]]) -> None:
     """Add a metric, or replace the one of that name."""
     _metrics[name] = Metric(name, help, read)
 

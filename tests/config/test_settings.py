@@ -54,6 +54,7 @@ def test_production_settings_pass_the_deployment_check(tmp_path):
         ({"MISTERSMITH_WEB_PORT": "70000"}, ["MISTERSMITH_WEB_PORT=70000", "1 to 65535"]),
         ({"DATABASE_URL": "nonsense"}, ["DATABASE_URL", "postgresql://"]),
         ({"DATABASE_URL": "sqlite:///x.db"}, ["DATABASE_URL", "postgresql://"]),
+        ({"EMAIL_URL": "ftp://host"}, ["EMAIL_URL=ftp:...", "smtp+tls://"]),
     ],
 )
 def test_a_wrong_value_is_named_with_a_hint_and_exit_code_2(tmp_path, variables, words):

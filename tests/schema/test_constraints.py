@@ -14,7 +14,13 @@ NEW = "'00000000-0000-7000-8000-0000000000ff'"
 NIL = "'00000000-0000-0000-0000-000000000000'"
 TOKEN = "sha256('token')"
 PAST = "now() - interval '1 day'"
+RULE = "(SELECT rule_id FROM monitoring.alarm_rules WHERE name = 'a rule')"
+EVENT = "(SELECT event_id FROM monitoring.alarm_events LIMIT 1)"
+CHANNEL = "(SELECT channel_id FROM monitoring.alarm_channels WHERE name = 'a channel')"
 SETUP = f"""
+INSERT INTO monitoring.alarm_rules (name, metric, warning) VALUES ('a rule', 'm', 1);
+INSERT INTO monitoring.alarm_events (rule_id, from_state, to_state) VALUES ({RULE}, 'ok', 'warning');
+INSERT INTO monitoring.alarm_channels (name, kind, target) VALUES ('a channel', 'email', 'ops@example.org');
 INSERT INTO agents.registry (agent_id, agent_type, agent_name) VALUES ({A1}, 'worker', 'a1'), ({A2}, 'worker', 'a2');
 INSERT INTO tasks.queue (task_id, task_type) VALUES ({T1}, 'etl'), ({T2}, 'etl');
 INSERT INTO messages.channels (channel_id, channel_name, channel_type) VALUES ({C1}, 'c1', 'topic');
@@ -29,6 +35,10 @@ VALID = {
     "agents.checkpoints": {"agent_id": A1, "state_snapshot": "'{}'"},
     "agents.lifecycle_events": {"agent_id": A1, "event_type": "'started'"},
     "agents.type_settings": {"agent_type": "'reader'"},
+    "monitoring.alarm_rules": {"name": "'r'", "metric": "'m'", "warning": "1"},
+    "monitoring.alarm_events": {"rule_id": RULE, "from_state": "'ok'", "to_state": "'warning'"},
+    "monitoring.alarm_channels": {"name": "'c'", "kind": "'email'", "target": "'ops@example.org'"},
+    "monitoring.notifications": {"event_id": EVENT, "channel_id": CHANNEL},
     "operators.audit": {"actor": "'ann'", "via": "'admin'", "action": "'tasks.cancel'"},
     "operators.bulk_jobs": {"action": "'tasks.cancel'", "requested_by": "'ann'", "via": "'admin'"},
     "tasks.queue": {"task_id": NEW, "task_type": "'etl'"},
@@ -214,6 +224,30 @@ BREAKS = [
     ),
     ("knowledge.embeddings", "valid_embedding_version", {"embedding_version": "''"}),
     ("knowledge.embeddings", "valid_text_content", {"text_content": "''"}),
+    ("monitoring.alarm_rules", "named_rule", {"name": "''"}),
+    ("monitoring.alarm_rules", "named_rule", {"metric": "''"}),
+    ("monitoring.alarm_rules", "valid_labels", {"labels": "'[]'"}),
+    ("monitoring.alarm_rules", "valid_direction", {"direction": "'beside'"}),
+    ("monitoring.alarm_rules", "some_threshold", {"warning": "NULL"}),
+    ("monitoring.alarm_rules", "warning_comes_first", {"warning": "2", "critical": "1"}),
+    (
+        "monitoring.alarm_rules",
+        "warning_comes_first",
+        {"direction": "'below'", "warning": "1", "critical": "2"},
+    ),
+    ("monitoring.alarm_rules", "valid_clear_margin", {"clear_margin": "-1"}),
+    ("monitoring.alarm_rules", "valid_hold_seconds", {"hold_seconds": "86401"}),
+    ("monitoring.alarm_rules", "valid_hold_seconds", {"hold_seconds": "-1"}),
+    ("monitoring.alarm_rules", "valid_alarm_state", {"state": "'odd'"}),
+    ("monitoring.alarm_rules", "whole_pending_state", {"pending_state": "'ok'"}),
+    ("monitoring.alarm_rules", "whole_pending_state", {"pending_state": "'odd'", "pending_since": "now()"}),
+    ("monitoring.alarm_events", "another_alarm_state", {"to_state": "'ok'"}),
+    ("monitoring.alarm_channels", "named_channel", {"target": "''"}),
+    ("monitoring.alarm_channels", "valid_channel_kind", {"kind": "'pigeon'"}),
+    ("monitoring.alarm_channels", "valid_minimum_state", {"minimum_state": "'ok'"}),
+    ("monitoring.notifications", "valid_notification_status", {"status": "'odd'"}),
+    ("monitoring.notifications", "sent_notification", {"status": "'sent'"}),
+    ("monitoring.notifications", "valid_notification_attempts", {"attempts": "-1"}),
     ("operators.audit", "named_actor", {"actor": "''"}),
     ("operators.audit", "valid_via", {"via": "'window'"}),
     ("operators.audit", "valid_action", {"action": "'cancel'"}),

@@ -1,0 +1,1 @@
+DROP TABLE monitoring.alarm_channels;
