@@ -16,9 +16,13 @@ OPERATOR_ALSO = frozenset(
     {
         "agent_sessions.delete_session",
         "knowledge.delete_fact",  # the action `retract`
+        "tasks.add_limit",
         "tasks.add_pause",
+        "tasks.add_queuepause",
         "tasks.add_task",
+        "tasks.delete_limit",
         "tasks.delete_pause",
+        "tasks.delete_queuepause",
     }
 )
 PLAIN_VERBS = ("add_", "delete_", "change_", "view_")

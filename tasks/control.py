@@ -1,4 +1,4 @@
-"""What operators do to tasks: retry, re-run, pause, resume, expire, redrive. `cancel` is in tasks.claim."""
+"""What operators do to tasks: retry, re-run, redrive. `cancel` is in tasks.claim, pauses are in tasks.pauses."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from pg.queries import Queries
 from tasks import tickets
 from tasks.claim import announce
 from tasks.enqueue import enqueue
-from tasks.models import Pause, Task
+from tasks.models import Task
 
 QUERIES = Queries("tasks")
 
@@ -74,19 +74,3 @@ def failed_tasks(task_type: str | None, limit: int) -> list[UUID]:
 def redrive(task_type: str | None, limit: int, reason: str = "redriven") -> list[UUID]:
     """Retry the oldest failed tasks; return them."""
     return retry(failed_tasks(task_type, limit), reason)
-
-
-def pause(task_type: str, reason: str = "", actor: str = "") -> bool:
-    """Let nothing of the type be claimed any more; what runs goes on. Returns False where it was paused already."""
-    _, is_new = Pause.objects.get_or_create(
-        task_type=task_type, defaults={"reason": reason, "paused_by": actor}
-    )
-    return is_new
-
-
-def resume(task_type: str) -> bool:
-    """End a pause; return False where there was none."""
-    with transaction.atomic():
-        count, _ = Pause.objects.filter(task_type=task_type).delete()
-        tickets.send_on_commit([task_type] if count else [])
-    return bool(count)

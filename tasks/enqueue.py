@@ -32,7 +32,8 @@ class NewTask:
 
     `scheduled_at`, `expires_at`: aware moments; not before the one, cancelled as expired when it has not started by the
     other. `depends_on`: tasks that must complete first; when one fails or is cancelled, so is this. `unique_key`: only
-    one open task may hold it, over all types. `assigned_agent`: only that agent may claim it.
+    one open task may hold it, over all types. `concurrency_key`: whom the work is for; limits and turns go by it.
+    `assigned_agent`: only that agent may claim it.
     """
 
     task_type: str
@@ -44,6 +45,7 @@ class NewTask:
     depends_on: Sequence[UUID] = ()
     parent: UUID | None = None
     unique_key: str | None = None
+    concurrency_key: str | None = None
     assigned_agent: UUID | None = None
     created_by_agent: UUID | None = None
     max_retries: int | None = None
@@ -138,6 +140,7 @@ def _row_of(task: NewTask) -> dict[str, Any]:
     _require("max_retries", max_retries, max_retries >= 0, "must be 0 or more")
     _require("timeout_seconds", timeout_seconds, timeout_seconds > 0, "must be more than 0")
     _require_length("unique_key", task.unique_key, 255)
+    _require_length("concurrency_key", task.concurrency_key, 255)
     _require_length("name", task.name, 255)
     for name, moment in (("scheduled_at", task.scheduled_at), ("expires_at", task.expires_at)):
         _require(name, moment, moment is None or moment.tzinfo is not None, "must have a time zone")
@@ -152,6 +155,7 @@ def _row_of(task: NewTask) -> dict[str, Any]:
         "max_retries": max_retries,
         "timeout_seconds": float(timeout_seconds),
         "unique_key": task.unique_key,
+        "concurrency_key": task.concurrency_key,
         "assigned_agent": task.assigned_agent,
         "created_by": task.created_by_agent,
         "parent": task.parent,

@@ -7,34 +7,48 @@ from typing import Any
 from celery import shared_task
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
-from tasks import tickets
+from pg.queries import Queries
+from tasks import queues, tickets
 from tasks.claim import Claimed, Failure, claim, fail, finish, finish_and_claim_next, has_ready, lease_seconds
-from tasks.registry import UnknownTaskType, get_handler
+from tasks.registry import UnknownTaskType, all_handlers, get_handler
 from tasks.run import Outcome, run_handler
 from tasks.sweep import sweep
 from tasks.worker import Worker, current_worker
 
 log = logging.getLogger(__name__)
+QUERIES = Queries("tasks")
 SLICE_SECONDS = 1.0
+BUSY_SECONDS = 0.2  # a ticket that waited for longer found all workers at work
 RECONNECT_SECONDS = 0.25
 
 
-@shared_task(name=tickets.JOB)
-def run_ticket(task_type: str, may_recruit: bool = True) -> int:
+@shared_task(name=tickets.JOB, bind=True)
+def run_ticket(self: Any, task_type: str, may_recruit: bool = True) -> int:
     """Run ready tasks of the type until none is left or SLICE_SECONDS are over; return how many.
 
     Safe twice, late or beside itself: what it does is what it can claim. A ticket whose time is over sends its
-    successor, so that other types get their turn.
+    successor, so that other types get their turn. One that waited for long, workers being few, is spent on the type
+    whose turn it is: not the one with the most tickets wins, but the weights decide.
     """
     try:
         get_handler(task_type)
     except UnknownTaskType as error:
         log.warning("ticket for %s dropped: %s", task_type, error)
         return 0
+    if tickets.waited_seconds(self.request) > BUSY_SECONDS:
+        may_recruit = False
+        task_type = next_type(queues.queue_of(task_type)) or task_type
     number, is_drained = drain(task_type, current_worker(), may_recruit)
     if not is_drained:
         tickets.send_now([task_type], may_recruit=False)
     return number
+
+
+def next_type(queue: str) -> str | None:
+    """Return a ready type of the queue that this process can do, drawn by weight; None: nothing is ready. One query."""
+    known = [item.task_type for item in all_handlers()]
+    found = QUERIES.run("next_type", {"task_types": known, "queue": queue})
+    return found[0]["task_type"] if found else None
 
 
 @shared_task(name="tasks.sweep")

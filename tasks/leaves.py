@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from django.db import OperationalError, connection, transaction
 
 from pg.queries import Queries
+from tasks.limits import declare_limit
 from tasks.registry import Handler, all_handlers
 
 log = logging.getLogger(__name__)
@@ -68,11 +69,13 @@ def _register_once(item: Handler) -> str:
     parameters = {
         "task_type": item.task_type,
         "options": json.dumps(item.options),
+        "queue": item.policy.queue,
         "lock_timeout": LOCK_TIMEOUT,
     }
     with transaction.atomic():
         leaf: str = QUERIES.run("create_leaf", parameters)[0]["leaf"]
         QUERIES.run("register_type", {**parameters, "leaf": leaf})
+        declare_limit(item.task_type, item.policy)
     return leaf
 
 

@@ -176,6 +176,7 @@ class TaskType(models.Model):
     partition_name = models.CharField(max_length=127)
     options = models.JSONField(default=dict)
     registered_at = models.DateTimeField(db_default=Now(), editable=False)
+    queue = models.CharField(max_length=100, default="default")
 
     class Meta:
         db_table = '"tasks"."types"'
@@ -198,15 +199,61 @@ class UniqueKey(models.Model):
 
 
 class Pause(models.Model):
-    """A paused task type: nothing of it is claimed while the row is here."""
+    """A paused task type: nothing of it is claimed while the row is here, `paused_until` at the latest (None: open)."""
 
     task_type = models.CharField(max_length=100, primary_key=True)
     reason = models.TextField(blank=True, default="")
     paused_by = models.CharField(max_length=150, blank=True, default="")
     paused_at = models.DateTimeField(db_default=Now(), editable=False)
+    paused_until = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         db_table = '"tasks"."pauses"'
 
     def __str__(self) -> str:
         return self.task_type
+
+
+class QueuePause(models.Model):
+    """A paused queue: as if each of its types were paused."""
+
+    queue = models.CharField(max_length=100, primary_key=True)
+    reason = models.TextField(blank=True, default="")
+    paused_by = models.CharField(max_length=150, blank=True, default="")
+    paused_at = models.DateTimeField(db_default=Now(), editable=False)
+    paused_until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = '"tasks"."queue_pauses"'
+
+    def __str__(self) -> str:
+        return self.queue
+
+
+class Limit(models.Model):
+    """What bounds the running tasks of a scope. None: not bounded. `rate_limit` starts in any `rate_seconds`; `weight`:
+    share against others. `declared_by`: handler, or the operator whose word it is."""
+
+    class Scope(models.TextChoices):
+        ALL = "all"
+        QUEUE = "queue"
+        TYPE = "type"
+        KEY = "key"
+
+    limit_id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    scope = models.CharField(max_length=10, choices=Scope)
+    name = models.CharField(max_length=255, blank=True, default="")
+    max_running = models.PositiveIntegerField(null=True, blank=True)
+    max_running_per_key = models.PositiveIntegerField(null=True, blank=True)
+    rate_limit = models.PositiveIntegerField(null=True, blank=True)
+    rate_seconds = models.FloatField(null=True, blank=True)
+    fair_keys = models.BooleanField(default=False)
+    weight = models.FloatField(default=1)
+    declared_by = models.CharField(max_length=150, default="handler", editable=False)
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = '"tasks"."limits"'
+
+    def __str__(self) -> str:
+        return f"{self.scope} {self.name}".strip()

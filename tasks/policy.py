@@ -1,6 +1,7 @@
 """What a type's handler declares about its tasks: how they are tried again, limited, timed, kept."""
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import Any
 from pg.errors import MisterSmithError, Refused
 from tasks.models import TaskPriority
 
+QUEUE_NAME = r"[a-z0-9][a-z0-9_-]{0,99}"  # it is part of a Celery queue's name
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -72,6 +74,10 @@ class Policy:
 
     `retry_rules`: exception classes to a `Retry`, or to None for those that never get better; the nearest class in an
     exception's ancestry counts, and what has no rule is retried by the type's own delays.
+
+    `queue`: types of one queue share workers. `max_running`: so many at once, over all workers; `max_running_per_key`:
+    of each `concurrency_key`. At most `rate_limit` starts in any `rate_seconds`. `fair_keys`: keys take turns.
+    `weight`: the type's share of busy workers. Operators may set other limits (tasks.limits).
     """
 
     max_retries: int = 3
@@ -82,6 +88,13 @@ class Policy:
     retry_rules: Mapping[type[BaseException], Retry | None] = field(default_factory=lambda: NOTHING)
     timeout_seconds: float = 3600
     priority: str = TaskPriority.NORMAL.value
+    queue: str = "default"
+    max_running: int | None = None
+    max_running_per_key: int | None = None
+    rate_limit: int | None = None
+    rate_seconds: float | None = None
+    fair_keys: bool = False
+    weight: float = 1
 
     def __post_init__(self) -> None:
         _require("max_retries", self.max_retries, self.max_retries >= 0, "must be 0 or more")
@@ -89,6 +102,14 @@ class Policy:
             _require(name, getattr(self, name), getattr(self, name) >= 0, "must be 0 or more")
         _require("retry_factor", self.retry_factor, self.retry_factor >= 1, "must be 1 or more")
         _require("timeout_seconds", self.timeout_seconds, self.timeout_seconds > 0, "must be more than 0")
+        _require(
+            "queue", self.queue, re.fullmatch(QUEUE_NAME, self.queue) is not None, f"must match {QUEUE_NAME}"
+        )
+        for name in ("max_running", "max_running_per_key", "rate_limit", "rate_seconds"):
+            _require(name, getattr(self, name), (getattr(self, name) or 1) > 0, "must be more than 0")
+        has_rate = (self.rate_limit is None) == (self.rate_seconds is None)
+        _require("rate_seconds", self.rate_seconds, has_rate, "goes together with rate_limit")
+        _require("weight", self.weight, self.weight > 0, "must be more than 0")
         names = ", ".join(TaskPriority.values)
         _require("priority", self.priority, self.priority in TaskPriority.values, f"must be one of {names}")
         for rule, retry in self.retry_rules.items():

@@ -76,6 +76,10 @@ def get_handler(task_type: str) -> Handler:
         ) from None
 
 
+def has_handler(task_type: str) -> bool:
+    return task_type in _handlers
+
+
 def policy_of(task_type: str) -> Policy:
     """Return what the type's handler declares; the defaults where this process has none."""
     known = _handlers.get(task_type)

@@ -10,9 +10,10 @@ from django.db import transaction
 
 from agents.registry import terminate_agent
 from pg.queries import Queries
-from tasks import tickets
+from tasks import queues, tickets
 from tasks.claim import Failure, announce, cancel, settle_failure
 from tasks.leaves import register_types
+from tasks.pauses import end_pauses
 from tasks.registry import policy_of
 
 QUERIES = Queries("tasks")
@@ -27,13 +28,16 @@ def sweep() -> dict[str, int]:
         "promoted": promote_due(),
         "taken_back": take_back_leases(),
         "workers": terminate_lost_workers(),
+        "resumed": end_pauses(),
     }
+    QUERIES.run("forget_starts")
     return counts | {"tickets": send_tickets()}
 
 
 def send_tickets() -> int:
     """Send a ticket for every registered type that has ready tasks and is not paused."""
-    ready = [row["task_type"] for row in QUERIES.run("ready_types")]
+    ready = {row["task_type"]: row["queue"] for row in QUERIES.run("ready_types")}
+    queues.remember(ready)
     tickets.send_now(ready)
     return len(ready)
 

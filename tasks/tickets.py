@@ -2,7 +2,8 @@
 
 So a lost ticket only costs time (beat's sweep sends one each second for every type with ready tasks), and a doubled
 one nothing. A thread of its own sends them: whoever enqueues never waits for the broker, nor fails with it. At most
-one ticket per type leaves the process every SPACING_SECONDS.
+one ticket per type leaves the process every SPACING_SECONDS, and none while MAX_WAITING of them wait with the broker,
+which never holds the backlog.
 """
 
 import atexit
@@ -11,15 +12,21 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from celery import current_app
 from django.db import transaction
 
+from tasks import queues
+
 log = logging.getLogger(__name__)
 
 JOB = "tasks.run_ticket"
+SENT_AT = "sent_at"  # a header, in seconds since 1970: workers of older releases do not mind it
 SPACING_SECONDS = 0.005
-EXPIRE_SECONDS = 300  # a ticket that nobody took is worthless by then: the sweep has sent others
+EXPIRE_SECONDS = 10  # a ticket that nobody took is worthless by then: the sweep has sent others
+MAX_WAITING = 200  # tickets in one of Celery's queues
+LOOK_SECONDS = 0.5  # how often their number is looked at
 EXIT_WAIT_SECONDS = 1.0
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)  # the pause after each failure in a row; the last one goes on
 
@@ -28,7 +35,12 @@ def send_on_commit(task_types: Iterable[str]) -> None:
     """Send a ticket for each type once the current transaction is committed; none if it is rolled back."""
     wanted = sorted(set(task_types))
     if wanted:
-        transaction.on_commit(lambda: _sender.ask(wanted), robust=True)
+        transaction.on_commit(lambda: _ask(wanted), robust=True)
+
+
+def _ask(task_types: list[str]) -> None:
+    queues.learn(task_types)
+    _sender.ask(task_types)
 
 
 def send_now(task_types: Iterable[str], *, may_recruit: bool = True) -> None:
@@ -49,6 +61,8 @@ class Sender:
         self.wanted: set[tuple[str, bool]] = set()
         self.is_sending = False
         self.failures = 0
+        self.waiting: dict[str, int] = {}  # by Celery queue, as of the last look
+        self.next_look = 0.0
         self.thread: threading.Thread | None = None
 
     def ask(self, task_types: Iterable[str], *, may_recruit: bool = True) -> None:
@@ -88,24 +102,55 @@ class Sender:
         return RETRY_SECONDS[min(self.failures, len(RETRY_SECONDS)) - 1]
 
     def send_all(self, batch: set[tuple[str, bool]]) -> set[tuple[str, bool]]:
-        """Send the tickets; return those that are left after the first failure."""
+        """Send the tickets; return those that are left after the first failure. Where too many wait, none is sent."""
         left = set(batch)
         for ticket in sorted(batch):
+            queue = queues.celery_queue(queues.queue_of(ticket[0]))
             try:
-                send(*ticket)
+                if self.waiting.get(queue, 0) < MAX_WAITING:
+                    send(*ticket)
+                self.look(queue)
             except Exception as error:  # whatever a broker's client raises: the sweep makes up for it
                 log.warning("ticket for %s not sent, trying again: %r", ticket[0], error)
                 return left
             left.discard(ticket)
         return left
 
+    def look(self, queue: str) -> None:
+        """After a ticket, so that none waits for it: how many are there by now?"""
+        if self.next_look <= (now := time.monotonic()):
+            self.waiting[queue] = count_waiting(queue)
+            self.next_look = now + LOOK_SECONDS / max(1, len(self.waiting))
+
 
 def send(task_type: str, may_recruit: bool = True) -> None:
     """Publish one ticket; raises what the broker's client raises, within the socket timeouts of the settings."""
+    queue = queues.celery_queue(queues.queue_of(task_type))
     policy = {"max_retries": 1, "interval_start": 0, "interval_max": 0}  # once more, on a fresh connection
     current_app.send_task(
-        JOB, (task_type, may_recruit), expires=EXPIRE_SECONDS, retry=True, retry_policy=policy
+        JOB,
+        (task_type, may_recruit),
+        queue=queue,
+        headers={SENT_AT: time.time()},
+        expires=EXPIRE_SECONDS,
+        retry=True,
+        retry_policy=policy,
     )
+
+
+def count_waiting(queue: str) -> int:
+    """Return how many messages wait in one of Celery's queues; raises what the broker's client raises."""
+    with current_app.pool.acquire(block=True) as broker:
+        try:
+            return int(broker.default_channel.queue_declare(queue=queue, passive=True).message_count)
+        except broker.channel_errors:  # Redis and Valkey have no empty queues
+            return 0
+
+
+def waited_seconds(request: Any) -> float:
+    """Return for how long the ticket of a Celery request has waited, by the clocks of both machines; 0: not known."""
+    sent_at = (getattr(request, "headers", None) or {}).get(SENT_AT)
+    return max(0.0, time.time() - float(sent_at)) if sent_at else 0.0
 
 
 _sender = Sender()

@@ -19,6 +19,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from agents.liveness import record_heartbeats
 from agents.models import AgentStatus
 from agents.registry import register_agent, terminate_agent
+from tasks import queues
 from tasks.claim import Claimed, Failure, fail, grace_seconds, heartbeat_leases, lease_seconds
 from tasks.context import TaskContext
 from tasks.leaves import register_types
@@ -170,6 +171,11 @@ def stop_worker(reason: str) -> None:
         log.warning("worker %s could not be terminated: %s", worker.agent_id, error)
     finally:
         connections.close_all()
+
+
+@signals.celeryd_after_setup.connect(weak=False)
+def choose_queues(instance: Any, **_: Any) -> None:
+    queues.consume(instance.app)
 
 
 @signals.worker_init.connect(weak=False)

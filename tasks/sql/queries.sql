@@ -7,13 +7,58 @@ SELECT partition_name FROM tasks.types WHERE task_type = %(task_type)s
 -- name: known_types
 SELECT task_type, options::text AS options FROM tasks.types
 
+-- name: queue_of
+SELECT queue FROM tasks.types WHERE task_type = %(task_type)s
+
 -- name: create_leaf
 SELECT partitions.create_task_type_partition(%(task_type)s, %(lock_timeout)s) AS leaf
 
 -- name: register_type
-INSERT INTO tasks.types (task_type, partition_name, options)
-VALUES (%(task_type)s, %(leaf)s, %(options)s::jsonb)
-ON CONFLICT (task_type) DO UPDATE SET partition_name = EXCLUDED.partition_name, options = EXCLUDED.options
+INSERT INTO tasks.types (task_type, partition_name, options, queue)
+VALUES (%(task_type)s, %(leaf)s, %(options)s::jsonb, %(queue)s)
+ON CONFLICT (task_type) DO UPDATE
+SET partition_name = EXCLUDED.partition_name, options = EXCLUDED.options, queue = EXCLUDED.queue
+
+-- name: declare_limit
+-- is_plain: the handler declares nothing, so its row goes.
+WITH gone AS (
+  DELETE FROM tasks.limits l
+  WHERE %(is_plain)s AND l.scope = 'type' AND l.name = %(task_type)s AND l.declared_by = 'handler'
+)
+INSERT INTO tasks.limits (
+  scope, name, max_running, max_running_per_key, rate_limit, rate_seconds, fair_keys, weight, declared_by)
+SELECT 'type', %(task_type)s, %(max_running)s::int, %(max_running_per_key)s::int, %(rate_limit)s::int,
+       %(rate_seconds)s::float8, %(fair_keys)s, %(weight)s, 'handler'
+WHERE NOT %(is_plain)s
+ON CONFLICT (scope, name) DO UPDATE SET
+  max_running = EXCLUDED.max_running, max_running_per_key = EXCLUDED.max_running_per_key,
+  rate_limit = EXCLUDED.rate_limit, rate_seconds = EXCLUDED.rate_seconds, fair_keys = EXCLUDED.fair_keys,
+  weight = EXCLUDED.weight, updated_at = now()
+WHERE limits.declared_by = 'handler'
+
+-- name: end_pauses
+WITH types AS (
+  DELETE FROM tasks.pauses p WHERE p.paused_until <= now() RETURNING p.task_type
+), queues AS (
+  DELETE FROM tasks.queue_pauses p WHERE p.paused_until <= now() RETURNING p.queue
+)
+SELECT t.task_type, NULL AS queue FROM types t UNION ALL SELECT NULL, q.queue FROM queues q
+
+-- name: forget_starts
+-- Starts that no rate looks at any more.
+DELETE FROM tasks.starts s USING tasks.limits l
+WHERE l.limit_id = s.limit_id AND s.started_at < now() - make_interval(secs => COALESCE(l.rate_seconds, 0))
+
+-- name: next_type
+-- Whose turn it is among ready types of one queue: a lot, by weight.
+SELECT t.task_type FROM tasks.types t
+LEFT JOIN tasks.limits l ON l.scope = 'type' AND l.name = t.task_type
+CROSS JOIN LATERAL (
+  SELECT 1 FROM tasks.queue q
+  WHERE q.task_type = t.task_type AND q.status = 'queued' AND q.assigned_agent_id IS NULL LIMIT 1) ready
+WHERE t.task_type = ANY(%(task_types)s) AND t.queue = %(queue)s
+  AND NOT EXISTS (SELECT FROM tasks.pauses p WHERE p.task_type = t.task_type)
+ORDER BY -ln(1 - random()) / COALESCE(l.weight, 1) LIMIT 1
 
 -- name: enqueue
 -- One statement: the keys first, then the tasks whose key was free. Rows of unnest keep the order of the arrays.
@@ -21,10 +66,10 @@ WITH given AS (
   SELECT * FROM unnest(
     %(task_ids)s::uuid[], %(task_types)s::text[], %(task_names)s::text[], %(payloads)s::jsonb[],
     %(priorities)s::task_priority_type[], %(scheduled_ats)s::timestamptz[], %(expires_ats)s::timestamptz[],
-    %(max_retries)s::int[], %(timeouts)s::float8[], %(unique_keys)s::text[],
+    %(max_retries)s::int[], %(timeouts)s::float8[], %(unique_keys)s::text[], %(concurrency_keys)s::text[],
     %(assigned_agents)s::uuid[], %(created_bys)s::uuid[], %(parents)s::uuid[]
   ) AS g (task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, timeout_seconds,
-          unique_key, assigned_agent_id, created_by_agent_id, parent_task_id)
+          unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id)
 ), keyed AS (
   INSERT INTO tasks.unique_keys (unique_key, task_id)
   SELECT unique_key, task_id FROM given WHERE unique_key IS NOT NULL ORDER BY unique_key
@@ -33,9 +78,10 @@ WITH given AS (
 )
 INSERT INTO tasks.queue (
   task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
-  unique_key, assigned_agent_id, created_by_agent_id, parent_task_id)
+  unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id)
 SELECT task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries,
-       make_interval(secs => timeout_seconds), unique_key, assigned_agent_id, created_by_agent_id, parent_task_id
+       make_interval(secs => timeout_seconds), unique_key, concurrency_key, assigned_agent_id, created_by_agent_id,
+       parent_task_id
 FROM given
 WHERE unique_key IS NULL OR task_id IN (SELECT k.task_id FROM keyed k)
 RETURNING task_id
@@ -48,7 +94,19 @@ INSERT INTO tasks.dependencies (task_id, depends_on_task_id)
 SELECT * FROM unnest(%(task_ids)s::uuid[], %(depends_on)s::uuid[])
 
 -- name: claim
-WITH claimed AS (
+-- `gate` reads a few tiny tables, once: a type that no limit names is claimed by the ready index alone.
+WITH gate AS MATERIALIZED (
+  SELECT EXISTS (
+      SELECT FROM tasks.pauses p WHERE p.task_type = %(task_type)s AND COALESCE(p.paused_until, 'infinity') > now())
+    OR EXISTS (
+      SELECT FROM tasks.queue_pauses p WHERE p.queue = y.queue AND COALESCE(p.paused_until, 'infinity') > now())
+    AS is_closed,
+    EXISTS (
+      SELECT FROM tasks.limits l
+      WHERE l.is_limiting AND ((l.scope = 'all') OR (l.scope = 'queue' AND l.name = y.queue)
+                               OR (l.scope = 'type' AND l.name = %(task_type)s))) AS is_limited
+  FROM (SELECT COALESCE((SELECT t.queue FROM tasks.types t WHERE t.task_type = %(task_type)s), 'default') AS queue) y
+), claimed AS (
   UPDATE $leaf q SET
     status = 'running',
     attempt = q.attempt + 1,
@@ -59,13 +117,18 @@ WITH claimed AS (
     status_reason = NULL,
     progress = NULL
   WHERE q.task_id = ANY(ARRAY(
-      SELECT r.task_id FROM $leaf r
-      WHERE r.task_type = %(task_type)s AND r.status = 'queued'
-        AND (r.assigned_agent_id IS NULL OR r.assigned_agent_id = %(worker)s)
-        AND (r.expires_at IS NULL OR r.expires_at > now())
-        AND NOT EXISTS (SELECT FROM tasks.pauses p WHERE p.task_type = %(task_type)s)
-      ORDER BY r.priority DESC, r.created_at
-      LIMIT $limit FOR UPDATE SKIP LOCKED))
+      SELECT ready.task_id::uuid FROM (
+        SELECT r.task_id FROM $leaf r
+        WHERE r.task_type = %(task_type)s AND r.status = 'queued'
+          AND (r.assigned_agent_id IS NULL OR r.assigned_agent_id = %(worker)s)
+          AND (r.expires_at IS NULL OR r.expires_at > now())
+          AND (SELECT NOT (g.is_closed OR g.is_limited) FROM gate g)
+        ORDER BY r.priority DESC, r.created_at
+        LIMIT $limit FOR UPDATE SKIP LOCKED) ready
+      UNION ALL
+      SELECT picked.task_id FROM (
+        SELECT tasks.pick_limited(%(task_type)s, %(worker)s, $limit) AS task_id
+        WHERE (SELECT g.is_limited AND NOT g.is_closed FROM gate g)) picked))
     AND q.task_type = %(task_type)s AND q.status = 'queued'
   RETURNING q.task_id, q.attempt, q.retry_count, q.payload, q.max_execution_time, q.priority, q.created_at
 ), opened AS (
@@ -229,7 +292,7 @@ ORDER BY q.expires_at LIMIT $limit FOR UPDATE SKIP LOCKED
 
 -- name: ready_types
 -- LATERAL with LIMIT: one probe of each leaf's ready index, whatever the backlog.
-SELECT t.task_type FROM tasks.types t
+SELECT t.task_type, t.queue FROM tasks.types t
 CROSS JOIN LATERAL (
   SELECT 1 FROM tasks.queue q
   WHERE q.task_type = t.task_type AND q.status = 'queued'
@@ -237,6 +300,7 @@ CROSS JOIN LATERAL (
       SELECT r.agent_id FROM agents.registry r WHERE r.agent_type = 'celery-worker' AND r.status = 'active'))
   LIMIT 1) ready
 WHERE NOT EXISTS (SELECT FROM tasks.pauses p WHERE p.task_type = t.task_type)
+  AND NOT EXISTS (SELECT FROM tasks.queue_pauses p WHERE p.queue = t.queue)
 ORDER BY t.task_type
 
 -- name: lost_workers

@@ -9,6 +9,7 @@ pytestmark = pytest.mark.django_db
 
 A1, A2 = "'00000000-0000-7000-8000-0000000000a1'", "'00000000-0000-7000-8000-0000000000a2'"
 T1, T2 = "'00000000-0000-7000-8000-0000000000b1'", "'00000000-0000-7000-8000-0000000000b2'"
+L1 = "'00000000-0000-7000-8000-0000000000e1'"
 C1, F1 = "'00000000-0000-7000-8000-0000000000c1'", "'00000000-0000-7000-8000-0000000000f1'"
 NEW = "'00000000-0000-7000-8000-0000000000ff'"
 NIL = "'00000000-0000-0000-0000-000000000000'"
@@ -23,6 +24,7 @@ INSERT INTO monitoring.alarm_events (rule_id, from_state, to_state) VALUES ({RUL
 INSERT INTO monitoring.alarm_channels (name, kind, target) VALUES ('a channel', 'email', 'ops@example.org');
 INSERT INTO agents.registry (agent_id, agent_type, agent_name) VALUES ({A1}, 'worker', 'a1'), ({A2}, 'worker', 'a2');
 INSERT INTO tasks.queue (task_id, task_type) VALUES ({T1}, 'etl'), ({T2}, 'etl');
+INSERT INTO tasks.limits (limit_id, scope, name) VALUES ({L1}, 'queue', 'q');
 INSERT INTO messages.channels (channel_id, channel_name, channel_type) VALUES ({C1}, 'c1', 'topic');
 INSERT INTO knowledge.facts (fact_id, entity_type, entity_id, predicate, object_value, object_type)
 VALUES ({F1}, 'e', '1', 'is', '1', 'number');
@@ -45,6 +47,9 @@ VALID = {
     "tasks.dependencies": {"task_id": T2, "depends_on_task_id": T1},
     "tasks.executions": {"task_id": T1, "agent_id": A1},
     "tasks.pauses": {"task_type": "'etl'"},
+    "tasks.queue_pauses": {"queue": "'q'"},
+    "tasks.limits": {"scope": "'type'", "name": "'etl'", "max_running": "1"},
+    "tasks.starts": {"limit_id": L1, "number": "1"},
     "tasks.types": {"task_type": "'etl'", "partition_name": "'queue_default'"},
     "tasks.unique_keys": {"unique_key": "'k'", "task_id": T1},
     "messages.channels": {"channel_name": "'new'", "channel_type": "'queue'"},
@@ -165,6 +170,21 @@ BREAKS = [
     ("tasks.executions", "valid_execution_attempt", {"execution_attempt": "0"}),
     ("tasks.executions", "valid_timing", {"status": "'cancelled'", "completed_at": PAST}),
     ("tasks.pauses", "valid_task_type", {"task_type": "''"}),
+    ("tasks.pauses", "valid_pause", {"paused_until": PAST}),
+    ("tasks.queue_pauses", "valid_queue", {"queue": "''"}),
+    ("tasks.queue_pauses", "valid_pause", {"paused_until": PAST}),
+    ("tasks.limits", "valid_scope", {"scope": "'world'"}),
+    ("tasks.limits", "valid_name", {"name": "''"}),
+    ("tasks.limits", "valid_name", {"scope": "'all'"}),
+    ("tasks.limits", "valid_max_running", {"max_running": "0"}),
+    ("tasks.limits", "valid_max_running", {"max_running_per_key": "0"}),
+    ("tasks.limits", "valid_rate", {"rate_limit": "1"}),
+    ("tasks.limits", "valid_rate", {"rate_limit": "0", "rate_seconds": "1"}),
+    ("tasks.limits", "valid_weight", {"weight": "0"}),
+    ("tasks.limits", "keys_are_of_types", {"scope": "'queue'", "fair_keys": "true"}),
+    ("tasks.limits", "keys_have_no_rate", {"scope": "'key'", "rate_limit": "1", "rate_seconds": "1"}),
+    ("tasks.starts", "valid_number", {"number": "0"}),
+    ("tasks.types", "valid_queue", {"queue": "''"}),
     ("tasks.types", "valid_task_type", {"task_type": "''"}),
     ("tasks.unique_keys", "valid_unique_key", {"unique_key": "''"}),
     ("messages.channels", "valid_channel_name", {"channel_name": "''"}),

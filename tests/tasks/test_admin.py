@@ -2,13 +2,24 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
 
+from operators.models import AuditEntry
 from tasks.claim import claim, finish
 from tasks.enqueue import enqueue
-from tasks.models import Pause
+from tasks.models import Limit, Pause, QueuePause
 from tests.tasks.conftest import status_of
 
 pytestmark = pytest.mark.django_db
-MODELS = ["task", "execution", "dependency", "tasktype", "pause", "uniquekey", "taskidentity"]
+MODELS = [
+    "task",
+    "execution",
+    "dependency",
+    "tasktype",
+    "pause",
+    "queuepause",
+    "limit",
+    "uniquekey",
+    "taskidentity",
+]
 
 
 @pytest.fixture
@@ -73,3 +84,35 @@ def test_a_task_added_in_the_admin_is_ready(admin_client):
     from tasks.models import Task
 
     assert Task.objects.get().status == "queued"
+
+
+def test_a_limit_is_set_refused_and_removed(admin_client, admin_user):
+    data = {"scope": "type", "name": "echo", "max_running": "2", "weight": "1", "rate_limit": "5"}
+    page = admin_client.post(reverse("admin:tasks_limit_add"), data)
+    assert "a rate needs a number and its seconds" in page.content.decode()
+    page = admin_client.post(reverse("admin:tasks_limit_add"), {**data, "rate_seconds": "1"})
+    assert page.status_code == 302, page.context["adminform"].form.errors
+    limit = Limit.objects.get()
+    assert (limit.max_running, limit.rate_limit, limit.declared_by) == (2, 5, admin_user.username)
+    assert AuditEntry.objects.get().action == "tasks.set_limit"
+    change = reverse("admin:tasks_limit_change", args=[limit.pk])
+    assert admin_client.post(change, {"max_running": "3", "weight": "2"}).status_code == 302
+    limit.refresh_from_db()
+    assert (limit.name, limit.max_running, limit.weight, limit.rate_limit) == ("echo", 3, 2, None)
+    admin_client.post(reverse("admin:tasks_limit_delete", args=[limit.pk]), {"post": "yes"})
+    assert not Limit.objects.exists()
+
+
+@pytest.mark.parametrize(("model", "field"), [("pause", "task_type"), ("queuepause", "queue")])
+def test_a_pause_has_an_author_and_is_ended(admin_client, admin_user, model, field):
+    add = reverse(f"admin:tasks_{model}_add")
+    past = {"paused_until_0": "2020-01-01", "paused_until_1": "00:00:00"}
+    page = admin_client.post(add, {field: "echo", "reason": "too hot", **past})
+    assert "must be a moment in the future" in page.content.decode()
+    assert admin_client.post(add, {field: "echo", "reason": "too hot"}).status_code == 302
+    entry = AuditEntry.objects.get()
+    assert (entry.actor, entry.reason, entry.objects_touched) == (admin_user.username, "too hot", ["echo"])
+    admin_client.post(reverse(f"admin:tasks_{model}_delete", args=["echo"]), {"post": "yes"})
+    assert AuditEntry.objects.count() == 2
+    assert not Pause.objects.exists()
+    assert not QueuePause.objects.exists()

@@ -15,10 +15,11 @@ from tasks.claim import (
     heartbeat_leases,
     set_progress,
 )
-from tasks.control import pause, redrive, rerun, resume, retry
+from tasks.control import redrive, rerun, retry
 from tasks.enqueue import enqueue
 from tasks.leaves import PARENT, leaf_of, register_types
 from tasks.models import Execution, Task, TaskType
+from tasks.pauses import pause, resume
 from tasks.sweep import cancel_expired, promote_due, take_back_leases
 from tests.tasks.conftest import eventually, somebody_waits, status_of
 

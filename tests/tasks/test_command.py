@@ -8,9 +8,11 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from operators.audit import Actor
+from operators.models import AuditEntry
 from tasks.claim import Failure, claim, fail
 from tasks.enqueue import enqueue
-from tasks.models import Task
+from tasks.models import QueuePause, Task
 from tests.tasks.conftest import status_of
 
 pytestmark = pytest.mark.django_db
@@ -123,3 +125,24 @@ def test_stats_count_by_type_and_status(agent_id, monkeypatch):
     assert rows == {("echo", "queued"): 2, ("echo", "running"): 1, ("(unregistered)", "queued"): 1}
     assert answer["counts"]["running"] == 1
     assert {row["number"] for row in stats.count_tasks(limit=1)} == {1}
+
+
+def test_limits_are_set_listed_and_removed():
+    options = ["--max-running", "2", "--rate", "100/60", "--weight", "3", "--reason", "their server is small"]
+    (item,) = tasks("limit", "type", "echo", *options)["items"]
+    assert (item["max_running"], item["rate_limit"], item["rate_seconds"], item["weight"]) == (2, 100, 60, 3)
+    assert item["declared_by"] == Actor.of_command().name
+    assert tasks("limits")["items"] == [item]
+    assert tasks("limit", "type", "echo", "--remove")["counts"] == {"removed": 1}
+    assert tasks("limit", "type", "echo", "--remove", code=1)["warnings"] == ["type echo: there was no limit"]
+    reasons = AuditEntry.objects.order_by("pk").values_list("action", "reason")
+    assert list(reasons) == [("tasks.set_limit", "their server is small"), ("tasks.remove_limit", "")]
+
+
+def test_a_queue_is_paused_until_a_moment():
+    until = (timezone.now() + timedelta(hours=1)).isoformat()
+    assert tasks("pause", "--queue", "gpu", "--until", until, "--reason", "hot")["items"][0]["changed"]
+    assert QueuePause.objects.get().paused_until.isoformat() == until
+    assert tasks("resume", "--queue", "gpu")["items"] == [{"queue": "gpu", "paused": False, "changed": True}]
+    with pytest.raises(CommandError, match="in the future"):
+        tasks("pause", "--queue", "gpu", "--until", "2020-01-01T00:00:00Z")

@@ -11,9 +11,9 @@ import pytest
 from agents.models import Agent
 from tasks import tickets
 from tasks.claim import cancel
-from tasks.control import pause, resume
 from tasks.enqueue import NewTask, enqueue, enqueue_many
 from tasks.models import Execution, Task, TaskType
+from tasks.pauses import pause, resume
 from tasks.sweep import sweep
 from tests.tasks.conftest import eventually, status_of
 from tests.tasks.fleet import handlers as _fleet  # noqa: F401  (this process enqueues with their options)

@@ -1,4 +1,4 @@
-"""manage.py tasks: enqueue, list, show, cancel, retry, rerun, redrive, pause, resume, expire, stats, types."""
+"""manage.py tasks: put tasks into the queue, look at them and steer them."""
 
 import getpass
 from argparse import ArgumentParser, ArgumentTypeError
@@ -8,14 +8,17 @@ from uuid import UUID
 
 from django.utils.dateparse import parse_datetime
 
+from operators.audit import Actor
 from operators.command import Answer, OperatorCommand
 from pg.querysets import ID_TOLERANCE
 from tasks import stats
 from tasks.claim import cancel
-from tasks.control import failed_tasks, get_task, pause, redrive, rerun, resume, retry
+from tasks.control import failed_tasks, get_task, redrive, rerun, retry
 from tasks.enqueue import TaskRefused, enqueue, parse_payload
 from tasks.leaves import leaf_of
-from tasks.models import Execution, Pause, Task, TaskPriority, TaskStatus, TaskType
+from tasks.limits import BOUNDS, Bounds, remove_limit, set_limit
+from tasks.models import Execution, Limit, Pause, Task, TaskPriority, TaskStatus, TaskType
+from tasks.pauses import pause, pause_queue, resume, resume_queue
 from tasks.registry import all_handlers
 from tasks.sweep import QUERIES, cancel_expired
 
@@ -42,6 +45,7 @@ class Command(OperatorCommand):
         parser.add_argument("task_id", type=uuid_of)
         parser.add_argument("--payload", help="JSON; that of the old task without it")
         add_type_verbs(self)
+        add_limit_verbs(self)
         self.add_verb("stats", show_stats, "figures about the queue, at bounded cost")
         self.add_verb("types", list_types, "show task types with their handlers")
 
@@ -57,6 +61,7 @@ def add_enqueue(command: OperatorCommand) -> None:
     parser.add_argument("--depends-on", type=uuid_of, action="append", default=[], metavar="TASK_ID")
     parser.add_argument("--parent", type=uuid_of)
     parser.add_argument("--unique-key")
+    parser.add_argument("--concurrency-key")
     parser.add_argument("--assigned-agent", type=uuid_of)
     parser.add_argument("--max-retries", type=int)
     parser.add_argument("--timeout-seconds", type=float)
@@ -67,18 +72,46 @@ def add_enqueue(command: OperatorCommand) -> None:
 
 def add_type_verbs(command: OperatorCommand) -> None:
     parser: ArgumentParser = command.add_verb(
-        "pause", pause_type, "let nothing of a type be claimed any more"
+        "pause", pause_some, "let nothing of a type be claimed any more"
     )
-    parser.add_argument("task_type")
+    add_pause_target(parser)
+    parser.add_argument("--until", type=moment, help="ISO 8601 with a time zone; until resumed without it")
     parser.add_argument("--reason", default="")
-    parser = command.add_verb("resume", resume_type, "end a pause")
-    parser.add_argument("task_type")
+    parser = command.add_verb("resume", resume_some, "end a pause")
+    add_pause_target(parser)
+    parser.add_argument("--reason", default="")
     parser = command.add_verb("redrive", redrive_tasks, "retry failed tasks, the oldest first")
     parser.add_argument("--type", dest="task_type")
     parser.add_argument("--limit", type=positive, default=1000)
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     parser = command.add_verb("expire", expire, "cancel tasks that have not started by their expires_at")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
+
+
+def add_pause_target(parser: ArgumentParser) -> None:
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("task_type", nargs="?")
+    target.add_argument("--queue", help="all types of this queue")
+
+
+def add_limit_verbs(command: OperatorCommand) -> None:
+    command.add_verb("limits", list_limits, "show limits and weights, and who set them")
+    parser: ArgumentParser = command.add_verb("limit", limit, "set or remove a limit")
+    parser.add_argument("scope", choices=Limit.Scope.values)
+    parser.add_argument("name", nargs="?", default="", help="of the queue, type or key")
+    parser.add_argument("--max-running", type=positive, help="so many at once, over all workers")
+    parser.add_argument(
+        "--max-running-per-key", type=positive, help="so many at once of each concurrency key"
+    )
+    parser.add_argument(
+        "--rate", type=rate, help="starts per seconds, for instance 100/60", metavar="N/SECONDS"
+    )
+    parser.add_argument("--fair-keys", action="store_true", help="concurrency keys take turns")
+    parser.add_argument(
+        "--weight", type=float, default=1, help="share against other types or keys; 1 without it"
+    )
+    parser.add_argument("--remove", action="store_true", help="what the handler declares holds again")
+    parser.add_argument("--reason", default="")
 
 
 # -- arguments ----------------------------------------------------------------------------------------------
@@ -94,6 +127,17 @@ def positive(text: str) -> int:
     if number < 1:
         raise ArgumentTypeError("must be 1 or more")
     return number
+
+
+def rate(text: str) -> tuple[int, float]:
+    """Read "100/60": 100 starts in any 60 seconds."""
+    number, slash, seconds = text.partition("/")
+    try:
+        return int(number), float(seconds if slash else 1)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text!r}: must be a number, a slash and seconds, for instance 100/60"
+        ) from None
 
 
 def moment(text: str) -> datetime:
@@ -126,7 +170,16 @@ def enqueue_task(
     value = parse_payload(payload)
     if not any_type:
         require_known_type(task_type)
-    names = ("name", "priority", "scheduled_at", "expires_at", "parent", "unique_key", "assigned_agent")
+    names = (
+        "name",
+        "priority",
+        "scheduled_at",
+        "expires_at",
+        "parent",
+        "unique_key",
+        "concurrency_key",
+        "assigned_agent",
+    )
     given = {name: options[name] for name in (*names, "max_retries", "timeout_seconds")}
     task_id = enqueue(task_type, value, depends_on=depends_on, **given)
     return Answer(items=[row_of(get_task(task_id))])
@@ -217,14 +270,48 @@ def redrive_tasks(task_type: str | None, limit: int, dry_run: bool, **_: Any) ->
     return Answer(counts={"redriven": len(redrive(task_type, limit, f"redriven by {getpass.getuser()}"))})
 
 
-def pause_type(task_type: str, reason: str, **_: Any) -> Answer:
-    require_known_type(task_type)
-    is_new = pause(task_type, reason, getpass.getuser())
-    return Answer(items=[{"task_type": task_type, "paused": True, "changed": is_new}])
+def pause_some(
+    task_type: str | None, queue: str | None, reason: str, until: datetime | None, **_: Any
+) -> Answer:
+    by = Actor.of_command()
+    if queue is not None:
+        return Answer(
+            items=[{"queue": queue, "paused": True, "changed": pause_queue(queue, reason, by, until)}]
+        )
+    name = str(task_type)
+    require_known_type(name)
+    return Answer(items=[{"task_type": name, "paused": True, "changed": pause(name, reason, by, until)}])
 
 
-def resume_type(task_type: str, **_: Any) -> Answer:
-    return Answer(items=[{"task_type": task_type, "paused": False, "changed": resume(task_type)}])
+def resume_some(task_type: str | None, queue: str | None, reason: str, **_: Any) -> Answer:
+    by = Actor.of_command()
+    if queue is not None:
+        return Answer(items=[{"queue": queue, "paused": False, "changed": resume_queue(queue, reason, by)}])
+    name = str(task_type)
+    return Answer(items=[{"task_type": name, "paused": False, "changed": resume(name, reason, by)}])
+
+
+def list_limits(**_: Any) -> Answer:
+    rows = Limit.objects.order_by("scope", "name")
+    return Answer(items=[limit_row(row) for row in rows], counts={"limits": len(rows)})
+
+
+def limit_row(row: Limit) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in ("scope", "name", *BOUNDS, "declared_by")}
+
+
+def limit(
+    scope: str, name: str, remove: bool, reason: str, rate: tuple[int, float] | None, **given: Any
+) -> Answer:
+    by = Actor.of_command()
+    if remove:
+        is_gone = remove_limit(scope, name, by, reason)
+        warnings = [] if is_gone else [f"{scope} {name}: there was no limit".replace("  ", " ")]
+        return Answer(counts={"removed": int(is_gone)}, warnings=warnings, ok=is_gone)
+    rate_limit, rate_seconds = rate or (None, None)
+    kept = {field: given[field] for field in ("max_running", "max_running_per_key", "fair_keys", "weight")}
+    bounds = Bounds(**kept, rate_limit=rate_limit, rate_seconds=rate_seconds)
+    return Answer(items=[limit_row(set_limit(scope, name, bounds, by, reason))])
 
 
 def expire(dry_run: bool, **_: Any) -> Answer:
@@ -267,6 +354,7 @@ def list_types(**_: Any) -> Answer:
             else None,
             "leaf": leaf_of(name) if name in rows else None,
             "paused": name in paused,
+            "queue": rows[name].queue if name in rows else None,
             **(handlers[name].options if name in handlers else rows[name].options if name in rows else {}),
         }
         for name in sorted({*handlers, *rows, *paused})

@@ -1,0 +1,1 @@
+DROP INDEX tasks.idx_tasks_queue_ready_key;
