@@ -4,66 +4,25 @@ Never use `date_hierarchy` on such a table (DISTINCT over every row); use `TimeW
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
 
-from django.contrib import admin
-from django.core.paginator import Paginator
-from django.db import connections
+from django.contrib import messages
+from django.contrib.admin import ShowFacets
 from django.db.models import Model, QuerySet
-from django.db.models.expressions import Combinable
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils import timezone
 
-from pg.querysets import ID_TOLERANCE, rows_between
+from pg.changelist import EstimatedPaginator, KeysetChangeList
+from pg.filters import TimeWindowFilter
+
+__all__ = ["BigTableAdmin", "ReadOnlyAdmin", "Related", "RoomAdmin", "TimeWindowFilter", "parse_uuid"]
 
 if TYPE_CHECKING:  # the theme has no types; its class is Django's
     from django.contrib.admin import ModelAdmin
 else:
     from unfold.admin import ModelAdmin
-
-EXACT_LIMIT = 10_000
-
-ESTIMATE = """
-SELECT COALESCE(sum(greatest(c.reltuples, 0)), 0)::bigint
-FROM pg_class c
-WHERE c.relkind IN ('r', 'm')
-  AND (c.oid = %(table)s::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree(%(table)s::regclass)))
-"""
-
-
-class EstimatedPaginator(Paginator):
-    """A paginator that never counts more than EXACT_LIMIT rows (or one page, if that is longer).
-
-    `count` is the planner's estimate where nothing is filtered and the estimate is above that limit; else the
-    exact count, at most the limit + 1. So it may say too much (an empty last page), but a table with more rows
-    than a page never looks as if it fitted on one: Django's ChangeList would then load all of it.
-    """
-
-    @cached_property
-    def count(self) -> int:
-        rows = cast("QuerySet[Any]", self.object_list)
-        limit = max(EXACT_LIMIT, self.per_page)
-        if not rows.query.where:
-            estimate = estimate_rows(rows)
-            if estimate > limit:
-                return estimate
-        return rows.order_by()[: limit + 1].count()
-
-
-def estimate_rows(rows: QuerySet[Any]) -> int:
-    """Return the planner's row count of the queryset's table, summed over its partitions. One catalog query.
-
-    Leaves that were never analyzed (reltuples -1) count as empty: the answer may be far too small.
-    """
-    with connections[rows.db].cursor() as cursor:
-        cursor.execute(ESTIMATE, {"table": rows.model._meta.db_table})
-        row = cursor.fetchone()
-    return int(row[0])
 
 
 class Related(NamedTuple):
@@ -111,7 +70,10 @@ class RoomAdmin(ModelAdmin):
 
 
 class BigTableAdmin(RoomAdmin):
-    """Lists a big table newest first without counting, sorting or scanning it.
+    """Lists a big table newest first without counting, sorting or scanning it: see pg.changelist.
+
+    `ordering`: column names, none nullable, that an index serves. An action on all rows that match is refused above
+    `across_limit` rows.
 
     The search box takes a pasted UUID: it is compared with each of `uuid_search_fields` in turn (one indexed query
     each), the first that finds something wins. Other text is looked up in `search_fields`, where there are any.
@@ -121,11 +83,26 @@ class BigTableAdmin(RoomAdmin):
     show_full_result_count = False
     list_per_page = 50
     list_max_show_all = 200
-    ordering: ClassVar[list[str | Combinable] | tuple[str | Combinable, ...]] = ("-pk",)
+    show_facets = ShowFacets.NEVER  # each would count the table
+    across_limit = 1_000
+    ordering: ClassVar[Any] = ("-pk",)
     sortable_by: ClassVar[list[str] | tuple[str, ...]] = ()  # a click on a column head would sort every row
     search_fields: ClassVar[list[str] | tuple[str, ...]] = ("pk",)
     search_help_text = "Paste a whole id."
     uuid_search_fields: ClassVar[list[str] | tuple[str, ...]] = ("pk",)
+
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[KeysetChangeList]:
+        return KeysetChangeList
+
+    def response_action(  # type: ignore[override]
+        self, request: HttpRequest, queryset: QuerySet[Any]
+    ) -> HttpResponse | None:
+        across = request.POST.get("select_across") == "1"
+        if across and queryset.order_by()[: self.across_limit + 1].count() > self.across_limit:
+            text = f"More than {self.across_limit:,} rows match, none was changed: narrow the list down by filters."
+            self.message_user(request, text, messages.ERROR)
+            return None
+        return super().response_action(request, queryset)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -170,26 +147,3 @@ class ReadOnlyAdmin(RoomAdmin):
         hidden = set(self.get_exclude(request, obj) or ())
         names: list[Any] = [field.name for field in self.opts.concrete_fields if field.name not in hidden]
         return names + [name for name in self.readonly_fields if name not in names]
-
-
-class TimeWindowFilter(admin.SimpleListFilter):
-    """Rows of the last minutes, hours or days, by bounds on the UUIDv7 primary key: other partitions are not read."""
-
-    title = "time"
-    parameter_name = "within"
-    windows = {
-        "15m": ("Last 15 minutes", timedelta(minutes=15)),
-        "1h": ("Last hour", timedelta(hours=1)),
-        "24h": ("Last 24 hours", timedelta(hours=24)),
-        "7d": ("Last 7 days", timedelta(days=7)),
-    }
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(key, label) for key, (label, _) in self.windows.items()]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        window = self.windows.get(self.value() or "")
-        if window is None:
-            return queryset
-        now = timezone.now()  # without an upper bound the partitions made ahead would be read too
-        return rows_between(queryset, now - window[1], now + ID_TOLERANCE)

@@ -40,6 +40,9 @@ class TypeFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(name, name) for name in TaskType.objects.order_by("pk").values_list("pk", flat=True)[:200]]
 
+    def has_output(self) -> bool:
+        return True  # else a type that nobody has registered would filter nothing
+
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(task_type=self.value()) if self.value() else queryset
 

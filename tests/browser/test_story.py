@@ -5,7 +5,7 @@ import time
 from playwright.sync_api import expect
 
 from agents.registry import register_agent
-from tasks.enqueue import enqueue
+from tasks.enqueue import NewTask, enqueue, enqueue_many
 from tests.browser.fleet import PASSWORD
 
 RENEWED_MS = 5_000
@@ -27,6 +27,16 @@ def test_a_paused_type_can_be_opened(open_page, fleet):
     page = open_page("/admin/tasks/pause/", user="operator")
     page.get_by_role("link", name="rebuild").click()
     expect(page.get_by_label("Reason")).to_have_value("the index is being moved")
+
+
+def test_a_long_list_is_walked_with_the_keyboard(open_page):
+    enqueue_many(NewTask(task_type="long", payload={"number": number}) for number in range(60))
+    page = open_page("/admin/tasks/task/?task_type=long")
+    expect(page.get_by_role("navigation", name="Pages")).to_contain_text("60 tasks")
+    page.get_by_role("link", name="Next").press("Enter")
+    expect(page.locator("#result_list tbody tr")).to_have_count(10)
+    page.get_by_role("link", name="Previous").press("Enter")
+    expect(page.locator("#result_list tbody tr")).to_have_count(50)
 
 
 def test_the_fleet_moves_without_a_reload(open_page):

@@ -10,10 +10,12 @@ from django.db import connection
 from django.test import RequestFactory
 from django.utils import timezone
 
+from agents.models import Agent, AgentState
 from messaging.admin import MessageAdmin
 from messaging.models import Message
-from pg import admin as pg_admin
-from pg.admin import EstimatedPaginator, estimate_rows, parse_uuid
+from pg import changelist as pg_changelist
+from pg.admin import BigTableAdmin, parse_uuid
+from pg.changelist import EstimatedPaginator, estimate_rows
 from pg.uuid7 import uuid7_at
 
 pytestmark = pytest.mark.django_db
@@ -40,7 +42,7 @@ def pretend_rows(table, number):
 
 @pytest.fixture
 def small_limit(monkeypatch):
-    monkeypatch.setattr(pg_admin, "EXACT_LIMIT", 20)
+    monkeypatch.setattr(pg_changelist, "EXACT_LIMIT", 20)
 
 
 def changelist(**query):
@@ -83,7 +85,6 @@ def test_an_estimate_that_is_too_low_never_loads_the_whole_table(monkeypatch):
     add_heartbeats(60)
     pretend_rows("messages.log", 1)
     listed = changelist()
-    assert listed.multi_page
     assert len(listed.result_list) == MessageAdmin.list_per_page == 50
 
 
@@ -199,3 +200,155 @@ def test_history_can_be_viewed_in_full_and_changed_by_nobody(admin_client):
         403,
     )
     assert Message.objects.filter(pk=message.pk).exists()
+
+
+# -- the list's pages ---------------------------------------------------------------------------------------
+LOG = "/admin/messaging/message/"
+
+
+def shown(response):
+    assert response.status_code == 200
+    return response.context["cl"]
+
+
+def keys_of(listed):
+    return [row.pk for row in listed.result_list]
+
+
+def test_a_list_is_walked_to_its_end_and_back_by_its_links(admin_client):
+    add_heartbeats(120)
+    pages = [shown(admin_client.get(LOG))]
+    while pages[-1].next_url:
+        pages.append(shown(admin_client.get(LOG + pages[-1].next_url)))
+    walked = [key for page in pages for key in keys_of(page)]
+    assert walked == list(NEWEST_FIRST.values_list("pk", flat=True))
+    assert [len(page.result_list) for page in pages] == [50, 50, 20]
+    assert keys_of(shown(admin_client.get(LOG + pages[2].previous_url))) == keys_of(pages[1])
+    assert keys_of(shown(admin_client.get(LOG + pages[2].first_url))) == keys_of(pages[0])
+    assert keys_of(shown(admin_client.get(LOG + pages[0].last_url))) == walked[-50:]
+
+
+def test_the_pages_of_a_filtered_and_searched_list_keep_filter_and_search(admin_client):
+    for message in add_heartbeats(60):
+        message.correlation_id = message.pk
+    correlation = uuid4()
+    Message.objects.update(correlation_id=correlation)
+    add_heartbeats(30, timezone.now() + timedelta(seconds=1))
+    first = shown(
+        admin_client.get(LOG, {"q": str(correlation), "within": "1h", "message_type__exact": "heartbeat"})
+    )
+    second = shown(admin_client.get(LOG + first.next_url))
+    assert [len(first.result_list), len(second.result_list)] == [50, 10]
+    assert {row.correlation_id for row in second.result_list} == {correlation}
+    assert second.query == str(correlation)
+    assert "after" not in second.get_query_string(
+        {"within": "24h"}
+    )  # another filter begins at its first page
+
+
+def test_a_list_of_one_page_is_not_counted(admin_client, django_assert_num_queries):
+    add_heartbeats(50)
+    with django_assert_num_queries(1):
+        listed = changelist()
+    assert (listed.result_count, listed.paginator.count_text) == (50, "50")
+    assert (listed.previous_url, listed.next_url) == (None, None)
+
+
+def test_a_big_list_says_that_its_number_is_an_estimate(small_limit, admin_client):
+    add_heartbeats(51)
+    assert "more than 50 messages" in shown_text(admin_client.get(LOG))
+    pretend_rows("messages.log", 5_000_000)
+    assert "about 5,000,000 messages" in shown_text(admin_client.get(LOG))
+
+
+def shown_text(response):
+    return " ".join(response.content.decode().split())
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "after=x",
+        "before=x",
+        "after=%00",
+        "after=0198f3e0-0000-7000-8000-000000000000&after=2",
+        "after=1%27--",
+    ],
+)
+def test_a_wrong_place_in_the_address_shows_the_first_page_and_says_so(admin_client, place):
+    add_heartbeats(60)
+    answer = admin_client.get(f"{LOG}?{place}")
+    assert keys_of(shown(answer)) == list(NEWEST_FIRST.values_list("pk", flat=True)[:50])
+    assert "names no place in this list" in answer.content.decode()
+
+
+def test_an_order_or_a_page_number_of_an_old_address_changes_nothing(admin_client):
+    add_heartbeats(60)
+    first = keys_of(shown(admin_client.get(LOG)))
+    for query in ("?o=2.-3", "?p=1", "?p=99", "?all=", "?_facets=True"):
+        assert keys_of(shown(admin_client.get(LOG + query))) == first
+
+
+# -- actions on all that match ------------------------------------------------------------------------------
+@pytest.fixture
+def states():
+    agent = Agent.objects.create(agent_type="t", agent_name="a")
+    return AgentState.objects.bulk_create(
+        AgentState(agent=agent, state_key=f"k{number}", state_value=number) for number in range(60)
+    )
+
+
+def delete_all(client, query, **form):
+    chosen = {"action": "delete_selected", "select_across": "1", "index": "0", **form}
+    return client.post(f"/admin/agents/agentstate/{query}", chosen, follow=True)
+
+
+def test_an_action_on_all_that_match_takes_the_other_pages_too(admin_client, states):
+    second = shown(admin_client.get("/admin/agents/agentstate/")).next_url
+    delete_all(admin_client, second, _selected_action=states[0].pk, post="yes")
+    assert not AgentState.objects.exists()
+
+
+def test_an_action_on_more_than_the_limit_is_refused_and_changes_nothing(admin_client, states, monkeypatch):
+    monkeypatch.setattr(BigTableAdmin, "across_limit", 59)
+    page = admin_client.get("/admin/agents/agentstate/").content.decode()
+    assert "filter them to 59 at most" in page
+    assert "Select all 60" not in page
+    answer = delete_all(admin_client, "", _selected_action=states[0].pk, post="yes")
+    assert "More than 59 rows match, none was changed" in answer.content.decode()
+    assert AgentState.objects.count() == 60
+
+
+def test_an_action_on_chosen_rows_leaves_the_others(admin_client, states):
+    delete_all(admin_client, "", _selected_action=states[3].pk, post="yes", select_across="0")
+    assert AgentState.objects.count() == 59
+
+
+# -- windows of one's own -----------------------------------------------------------------------------------
+def test_a_window_of_one_s_own_takes_its_start_and_leaves_its_end():
+    start = timezone.now().replace(microsecond=0)
+    rows = [add_heartbeats(1, start + timedelta(seconds=n))[0].pk for n in range(4)]
+    chosen = {
+        "from": f"{start + timedelta(seconds=1):%Y-%m-%dT%H:%M:%S}",
+        "to": (start + timedelta(seconds=3)).isoformat(),
+    }
+    assert {row.pk for row in changelist(**chosen).result_list} == set(rows[1:3])
+    assert {row.pk for row in changelist(to=chosen["to"]).result_list} == set(rows[:3])
+    assert {row.pk for row in changelist(within="15m", **{"from": chosen["from"]}).result_list} == set(
+        rows[1:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("from=yesterday", "is not a time such as 2026-03-01T12:00"),
+        ("from=2026-03-02T00:00&to=2026-03-02T00:00", "from must be before to"),
+        ("to=0001-01-01T00:00%2B01:00", "Nothing is listed"),
+    ],
+)
+def test_a_wrong_window_lists_nothing_and_says_why(admin_client, query, said):
+    add_heartbeats(2)
+    answer = admin_client.get(f"{LOG}?{query}")
+    assert keys_of(shown(answer)) == []
+    assert said in answer.content.decode()
