@@ -164,7 +164,7 @@ class LifecycleEvent(models.Model):
 class StateHistory(models.Model):
     """What a key of state held from `changed_at` on; a value of None: it was deleted."""
 
-    partitioning = by_time("history_id")
+    partitioning = by_time("history_id", keep_days=7, on_expiry="drop")
 
     history_id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     agent = models.ForeignKey(

@@ -112,7 +112,7 @@ def make_administrator() -> Done:
 
 
 def make_partitions() -> Done:
-    call_command("partitions", "apply", stdout=StringIO())
+    call_command("partitions", "apply", "--create-only", stdout=StringIO())
     return {"detail": "made ahead"}
 
 

@@ -82,7 +82,10 @@ ROOMS: list[tuple[str, list[Entry]]] = [
         "System",
         [
             ("Schedules", "schedule", "django_celery_beat.periodictask"),
-            ("Partition policies", "table_rows", "partitions.policy"),
+            ("Partitions", "table_rows", "partitions.policy"),
+            ("Partition upkeep", "cleaning_services", "partitions.run"),
+            ("Partition archives", "inventory_2", "partitions.archive"),
+            ("Partition marks", "bookmark_flag", "partitions.mark"),
             ("Users", "person", "auth.user"),
             ("Groups", "group", "auth.group"),
             ("Audit", "policy", "operators.auditentry"),

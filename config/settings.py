@@ -114,7 +114,9 @@ CELERY_DB_REUSE_MAX = 1_000_000_000  # connections live as long as Django's own,
 # Two queues, so that long tasks never keep the sweeps waiting; a worker without --queues takes from both.
 CELERY_TASK_DEFAULT_QUEUE = "mistersmith"
 CELERY_TASK_QUEUES = [Queue("mistersmith"), Queue("tasks")]
-CELERY_TASK_ROUTES = {name: {"queue": "tasks"} for name in ("tasks.run_ticket", "knowledge.*", "recovery.*")}
+CELERY_TASK_ROUTES = {
+    name: {"queue": "tasks"} for name in ("tasks.run_ticket", "knowledge.*", "recovery.*", "partitions.*")
+}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 
@@ -128,6 +130,12 @@ BRIDGE_POLL_MS = integer("MISTERSMITH_BRIDGE_POLL_MS", 50, 5, 10_000)
 BRIDGE_MIN_GAP_MS = integer("MISTERSMITH_BRIDGE_MIN_GAP_MS", 10, 0, 1_000)
 BRIDGE_FAST_PATH_WAIT_MS = integer("MISTERSMITH_BRIDGE_FAST_PATH_WAIT_MS", 50, 1, 1_000)
 NATS_REPLICAS = integer("MISTERSMITH_NATS_REPLICAS", 3, 1, 5)
+
+# -- partitions (docs/partitions.md) ------------------------------------------------------------------------
+PARTITIONS_ARCHIVE_DIR = Path(
+    env.str("MISTERSMITH_PARTITIONS_ARCHIVE_DIR", default=str(MISTERSMITH_HOME / "archive"))
+).resolve()
+PARTITIONS_LOCK_TIMEOUT_MS = integer("MISTERSMITH_PARTITIONS_LOCK_TIMEOUT_MS", 1000, 10, 60_000)
 
 # -- recovery (design section 7) ----------------------------------------------------------------------------
 BACKUP_DIR = Path(env.str("MISTERSMITH_BACKUP_DIR", default=str(MISTERSMITH_HOME / "backups"))).resolve()

@@ -1,11 +1,12 @@
 """Embedding models: which there are, which is the default, and the partitions of their vectors."""
 
-from django.db import DatabaseError, OperationalError, transaction
+from django.db import DatabaseError, transaction
 
 from knowledge.errors import BadClaim, Contended, UnknownModel
 from knowledge.models import EmbeddingModel
 from knowledge.providers import provider_names
-from partitions.maintenance import execute_patiently
+from partitions.errors import Busy
+from partitions.locks import execute_patiently
 from pg.queries import Queries
 
 QUERIES = Queries("knowledge")
@@ -80,8 +81,8 @@ def retire_model(model: EmbeddingModel) -> None:
     if partition is None:
         return
     try:
-        execute_patiently(f"DROP TABLE {partition}", [])
-    except OperationalError as error:
+        execute_patiently(f"DROP TABLE {partition}")
+    except Busy as error:
         raise Contended(
             f"{partition}: others use it: {error}".strip(), "run the same command again"
         ) from error

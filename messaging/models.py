@@ -133,7 +133,7 @@ class Delivery(models.Model):
         FAILED = "failed"
         EXPIRED = "expired"
 
-    partitioning = by_time("delivery_id")
+    partitioning = by_time("delivery_id", on_expiry="drop")
 
     delivery_id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     message = models.ForeignKey(

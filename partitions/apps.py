@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class PartitionsConfig(AppConfig):
@@ -6,12 +7,22 @@ class PartitionsConfig(AppConfig):
 
     def ready(self) -> None:
         from operators.schedules import declare_schedule
-        from partitions.checks import register
+        from partitions import checks, metrics
+        from partitions.policies import install_policies
 
-        register()
+        checks.register()
+        metrics.register()
+        post_migrate.connect(install_policies, sender=self, dispatch_uid="partitions.policies")
         declare_schedule(
             "partitions: upkeep",
             "partitions.apply",
             crontab="10 0 * * *",
-            description="Makes partitions ahead, removes what is out of retention. Also run at start.",
+            description="Makes partitions ahead, archives and removes what is out of retention.",
+        )
+        declare_schedule(
+            "partitions: watch",
+            "partitions.watch",
+            every_seconds=300,
+            expire_seconds=240,
+            description="Makes partitions at once where fewer than 3 days ahead have one.",
         )

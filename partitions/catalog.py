@@ -1,29 +1,26 @@
 """What the catalog says of partitioned tables. Names are never parsed."""
 
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from django.db import connection
+from django.utils import timezone
 
+from partitions import upload
 from partitions.models import Policy
-from partitions.plan import Range, Rules
+from partitions.plan import Clock, Range, Rules, Table
+from pg.queries import Queries
 
-RANGES = """
-SELECT schema_name || '.' || partition_name, lower_time, upper_time, detach_pending FROM partitions.ranges
-WHERE parent_oid = to_regclass(%s) AND NOT is_default ORDER BY lower_time
-"""
-
-TABLES = """
-SELECT n.nspname || '.' || c.relname, t.partstrat::text, count(i.inhrelid),
-       COALESCE(sum(pg_total_relation_size(i.inhrelid)), 0)::bigint,
-       COALESCE(sum(greatest(l.reltuples, 0)), 0)::bigint
-FROM pg_partitioned_table t
-JOIN pg_class c ON c.oid = t.partrelid
-JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_inherits i ON i.inhparent = c.oid
-LEFT JOIN pg_class l ON l.oid = i.inhrelid
-WHERE n.nspname !~ '^pg_'
-GROUP BY 1, 2 ORDER BY 1
-"""
+QUERIES = Queries("partitions")
+STRATEGIES = {"r": "range", "l": "list", "h": "hash"}
+# a bound's moment, by the type of the column
+MOMENTS = {
+    "uuid": "partitions.uuid7_time({key})",
+    "timestamp with time zone": "{key}",
+    "timestamp without time zone": "{key} AT TIME ZONE 'UTC'",
+    "date": "{key}::timestamp AT TIME ZONE 'UTC'",
+}
 
 
 @dataclass(frozen=True)
@@ -37,27 +34,61 @@ class PartitionedTable:
     rows: int
 
 
+def read_clock() -> Clock:
+    """Return now by the database's clock and by ours. One query."""
+    return Clock.at(QUERIES.run("clock")[0]["now"], timezone.now())
+
+
 def read_ranges(table: str) -> list[Range]:
-    """Return a table's range partitions, oldest first; empty when there is no such table. One query."""
-    with connection.cursor() as cursor:
-        cursor.execute(RANGES, [table])
-        return [Range(*row) for row in cursor.fetchall()]
+    """Return a table's range partitions, oldest first, and those detached that are marked; empty when there is no such
+    table. One query."""
+    found = QUERIES.run("ranges", {"table": table, "must_be_uploaded": upload.is_configured()})
+    return [Range(**row) for row in found]
+
+
+def read_table(rules: Rules) -> Table:
+    """Return all that a plan needs to know of a table. Three queries; a DEFAULT partition is counted by a fourth."""
+    dropped = [(row["lower"], row["upper"]) for row in QUERIES.run("dropped", {"table": rules.table})]
+    found = QUERIES.run("default_partition", {"table": rules.table})
+    default = found[0] if found else None
+    return Table(
+        read_ranges(rules.table),
+        dropped,
+        default["name"] if default else None,
+        count_waiting(default, rules.interval) if default else {},
+    )
+
+
+def count_waiting(default: dict[str, Any], interval: str) -> dict[datetime, int]:
+    """Count the rows in a DEFAULT partition by the interval they belong to. Reads all of it; ids and times that are no
+    dates of these centuries are left out: no partition will ever be theirs."""
+    moment = MOMENTS[default["key_type"]].format(key=connection.ops.quote_name(default["key"]))
+    rows = QUERIES.run("waiting", {"interval": interval}, moment=moment, default=quoted(default["name"]))
+    return {row["slot"]: row["rows"] for row in rows}
 
 
 def read_tables() -> list[PartitionedTable]:
     """Return every partitioned table of the database. One query."""
-    strategies = {"r": "range", "l": "list", "h": "hash"}
-    with connection.cursor() as cursor:
-        cursor.execute(TABLES)
-        return [
-            PartitionedTable(name, strategies[strategy], partitions, size_bytes, rows)
-            for name, strategy, partitions, size_bytes, rows in cursor.fetchall()
-        ]
+    return [
+        PartitionedTable(**{**row, "strategy": STRATEGIES[row["strategy"]]}) for row in QUERIES.run("tables")
+    ]
 
 
 def read_rules() -> list[Rules]:
     """Return the policy of each time-partitioned table, by name. One query."""
-    return [
-        Rules(policy.table_name, policy.make_ahead_days, policy.keep_days, policy.on_expiry)
-        for policy in Policy.objects.order_by("table_name")
-    ]
+    return [rules_of(policy) for policy in Policy.objects.order_by("table_name")]
+
+
+def rules_of(policy: Policy) -> Rules:
+    return Rules(
+        policy.table_name,
+        policy.make_ahead_days,
+        policy.keep_days,
+        policy.on_expiry,
+        policy.partition_interval,
+    )
+
+
+def quoted(name: str) -> str:
+    """Quote `schema.table`."""
+    return ".".join(connection.ops.quote_name(part) for part in name.split(".", 1))

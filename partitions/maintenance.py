@@ -1,48 +1,43 @@
-"""Apply upkeep plans: one step, one short statement, under lock_timeout, each on its own.
+"""Plan what is due and do it, table by table, step by step, each on its own.
 
-Running twice, late or beside itself is safe: a partition that exists is left as it is, one that is gone is not missed,
-and an advisory lock per table lets one runner work while the other skips. Stopping anywhere leaves partitions that
-work; the next run finalizes an interrupted detach.
+Running twice, late or beside itself is safe: steps are safe to repeat, a plan is made from what there is, and an
+advisory lock per table lets one runner work while the other skips. Stopping anywhere leaves tables that work; the next
+run goes on.
 """
 
 import logging
-import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 
-from django.db import OperationalError, ProgrammingError, connection
+from django.db import DatabaseError, connection
 
-from partitions.catalog import read_ranges, read_rules
-from partitions.plan import Rules, Step, plan_table
+from partitions.catalog import read_clock, read_rules, read_table
+from partitions.errors import UnknownTable
+from partitions.history import Asked, Recorder, recorded
+from partitions.locks import Effort, table_lock
+from partitions.plan import Clock, Rules, Step, Table, plan_table
+from partitions.steps import execute
 from pg.errors import MisterSmithError, Refused
 
 logger = logging.getLogger(__name__)
-
-LOCK_TIMEOUT_MS = 2000
-TRIES = 5
-LOCK_NOT_AVAILABLE = "55P03"
-
-
-class UnknownTable(MisterSmithError):
-    """No policy of that name."""
+ROUNDS = 3  # what moved out of DEFAULT may be out of retention, and so on
+Planner = Callable[[Rules, Table, Clock], list[Step]]
 
 
 @dataclass
 class Outcome:
-    """What became of a step. `error` is None when it was done."""
+    """What became of a step. `error` is None when it was done; `effort` what it cost."""
 
     step: Step
     error: str | None = None
+    effort: Effort | None = None
 
 
-def plan_all(today: date, tables: list[str] | None = None) -> list[Step]:
-    """Return the steps for these tables, or for all that have a policy. Raises UnknownTable."""
-    return [
-        step for rules in choose_rules(tables) for step in plan_table(rules, read_ranges(rules.table), today)
-    ]
+def plan_all(clock: Clock | None = None, tables: list[str] | None = None) -> list[Step]:
+    """Return the steps for these tables, or for all that have a policy. `clock` None: now. Raises UnknownTable."""
+    clock = clock or read_clock()
+    return [step for rules in choose_rules(tables) for step in plan_table(rules, read_table(rules), clock)]
 
 
 def choose_rules(tables: list[str] | None) -> list[Rules]:
@@ -50,86 +45,101 @@ def choose_rules(tables: list[str] | None) -> list[Rules]:
     unknown = set(tables or ()) - all_rules.keys()
     if unknown:
         raise UnknownTable(f"{', '.join(sorted(unknown))}: no policy", f"known: {', '.join(all_rules)}")
-    return [rules for name, rules in all_rules.items() if tables is None or name in tables]
+    return [rules for name, rules in all_rules.items() if not tables or name in tables]
 
 
-def apply_all(today: date, tables: list[str] | None = None) -> list[Outcome]:
-    """Plan and do what is due; one table's failure never stops the others. Must run outside a transaction."""
+def apply_all(
+    clock: Clock | None = None,
+    tables: list[str] | None = None,
+    asked: Asked | None = None,
+    planner: Planner = plan_table,
+    approved: set[tuple[str, str]] | None = None,
+) -> list[Outcome]:
+    """Plan and do what is due; one table's failure never stops the others. Must run outside a transaction.
+
+    `planner`: `plan_creation` removes nothing. `approved`: pairs of action and partition; others are left for later.
+    """
     if connection.in_atomic_block:
         raise Refused(
             "partition upkeep cannot run inside a transaction: DETACH CONCURRENTLY is not allowed there"
         )
+    chosen = choose_rules(tables)
     outcomes: list[Outcome] = []
-    for rules in choose_rules(tables):
-        with table_lock(rules.table) as is_ours:
-            if not is_ours:
-                logger.info("%s: another runner is at work, skipped", rules.table)
-                continue
-            steps = plan_table(rules, read_ranges(rules.table), today)
-            outcomes += [apply_step(step) for step in steps]
+    with recorded(asked or Asked()) as recorder:
+        for rules in chosen:
+            with table_lock(rules.table) as is_ours:
+                if is_ours:
+                    outcomes += apply_table(rules, clock or read_clock(), planner, approved, recorder)
+                else:
+                    logger.info("%s: another runner is at work, skipped", rules.table)
+        recorder.finish([describe(one) for one in outcomes if one.error])
     return outcomes
 
 
-@contextmanager
-def table_lock(table: str) -> Iterator[bool]:
-    """Hold the upkeep lock of a table for this session; yield False when somebody else has it."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtext('partitions.upkeep'), hashtext(%s))", [table])
-        is_ours: bool = cursor.fetchone()[0]
-    try:
-        yield is_ours
-    finally:
-        if is_ours:
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT pg_advisory_unlock(hashtext('partitions.upkeep'), hashtext(%s))", [table]
-                )
+def describe(outcome: Outcome) -> str:
+    return f"{outcome.step.action} {outcome.step.partition}: {outcome.error}"
 
 
-def apply_step(step: Step) -> Outcome:
-    """Do one step; an error becomes part of the outcome."""
-    if step.action == "keep":
-        return Outcome(step)
-    try:
-        for statement, params in statements(step):
-            execute_patiently(statement, params)
-    except (OperationalError, ProgrammingError) as error:
-        logger.exception("%s %s failed", step.action, step.partition)
-        return Outcome(step, str(error).strip())
-    logger.info("%s %s: %s", step.action, step.partition, step.why)
-    return Outcome(step)
-
-
-def statements(step: Step) -> list[tuple[str, list[str]]]:
-    """Return the SQL of a step, to be run one by one in autocommit."""
-    if step.action == "create":
-        return [("SELECT partitions.create_time_partition(%s, %s)", [step.table, str(step.day)])]
-    table, partition = quoted(step.table), quoted(step.partition)
-    if step.action == "finalize":
-        return [(f"ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE", [])]
-    return [
-        (f"ALTER TABLE {table} DETACH PARTITION {partition} CONCURRENTLY", []),
-        (f"DROP TABLE {partition}", []),
-    ]
-
-
-def quoted(name: str) -> str:
-    """Quote `schema.table`."""
-    return ".".join(connection.ops.quote_name(part) for part in name.split(".", 1))
-
-
-def execute_patiently(statement: str, params: list[str]) -> None:
-    """Run DDL under lock_timeout; try again, after a random pause, when the lock was not to be had."""
-    for left in reversed(range(TRIES)):
+def apply_table(
+    rules: Rules,
+    clock: Clock,
+    planner: Planner,
+    approved: set[tuple[str, str]] | None,
+    recorder: Recorder,
+) -> list[Outcome]:
+    """Plan, do, and plan again, until nothing new is due. A partition whose step failed is left for the next run."""
+    outcomes: list[Outcome] = []
+    for _ in range(ROUNDS):
+        tried = {(one.step.action, one.step.partition) for one in outcomes}
+        failed = {one.step.partition for one in outcomes if one.error}
         try:
-            with connection.cursor() as cursor:
-                cursor.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
-                try:
-                    cursor.execute(statement, params or None)
-                finally:
-                    cursor.execute("RESET lock_timeout")
-            return
-        except OperationalError as error:
-            if getattr(error.__cause__, "sqlstate", None) != LOCK_NOT_AVAILABLE or not left:
-                raise
-            time.sleep(random.uniform(0.1, 1.0))  # noqa: S311  jitter, not a secret
+            steps = planner(rules, read_table(rules), clock)
+        except DatabaseError as error:  # the table is gone, or not ours to read
+            give_up_if_disconnected(error)
+            logger.exception("%s cannot be planned", rules.table)
+            broken = Step("keep", rules.table, rules.table, "cannot be planned", clock.earliest, clock.latest)
+            return [*outcomes, Outcome(broken, str(error).strip())]
+        due = [
+            step
+            for step in steps
+            if (step.action, step.partition) not in tried
+            and step.partition not in failed
+            and (approved is None or (step.action, step.partition) in approved)
+        ]
+        recorder.plan(due)
+        outcomes += run_steps(due, rules, recorder)
+        if all(step.action == "keep" for step in due):
+            break
+    return outcomes
+
+
+def run_steps(steps: list[Step], rules: Rules, recorder: Recorder) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for step in steps:
+        if step.action == "keep":
+            outcomes.append(Outcome(step))
+        elif not any(one.error and one.step.partition == step.partition for one in outcomes):
+            outcomes.append(apply_step(step, rules, recorder))
+    return outcomes
+
+
+def apply_step(step: Step, rules: Rules, recorder: Recorder) -> Outcome:
+    """Do one step and write down what became of it."""
+    started = time.monotonic()
+    outcome = Outcome(step)
+    try:
+        outcome.effort = execute(step, rules)
+        logger.info("%s %s: %s", step.action, step.partition, step.why)
+    except (DatabaseError, MisterSmithError, OSError) as error:
+        give_up_if_disconnected(error)
+        logger.exception("%s %s failed", step.action, step.partition)
+        hint = getattr(error, "hint", "")
+        outcome.error = f"{error}".strip() + (f" (HINT: {hint})" if hint else "")
+    recorder.record(step, outcome.effort, outcome.error, time.monotonic() - started)
+    return outcome
+
+
+def give_up_if_disconnected(error: BaseException) -> None:
+    """Without the session its locks are gone: nothing more may be done in this run."""
+    if connection.connection is None or connection.connection.closed or connection.connection.broken:
+        raise error

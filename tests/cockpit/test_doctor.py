@@ -1,6 +1,7 @@
 """Each check of doctor is broken once, and doctor says so."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from django_celery_beat.models import PeriodicTask
 
 import bridge.connection
 import monitoring.checks
+import partitions.catalog
 import recovery.checks
 from cockpit import checks, vitals
 from cockpit.supervision.control import ProcessState
@@ -98,6 +100,17 @@ BREAKS = [
         f"DROP TABLE agents.lifecycle_events_{timezone.now():%Y_%m_%d}")),
     ("partitions.detach", "interrupted detach: ", sql(
         f"UPDATE pg_inherits SET inhdetachpending = true WHERE {FIRST_LEAF}")),
+    ("partitions.shape", "agents.lifecycle_events: a gap from", sql(
+        f"DROP TABLE agents.lifecycle_events_{timezone.now() + timedelta(days=2):%Y_%m_%d}")),
+    ("partitions.runs", "the last run failed: no room", sql(
+        "INSERT INTO partitions.runs (origin, status, finished_at, error)"
+        " VALUES ('beat', 'failed', now(), 'no room')")),
+    ("partitions.archives", "damaged archives: x.y_1", sql(
+        "INSERT INTO partitions.archives (table_name, partition_name, partition_oid, lower_time, upper_time, location,"
+        " columns, table_bytes, state, error, row_count, checksum, sha256, size_bytes, verified_at) VALUES"
+        " ('x.y', 'x.y_1', 1, '2001-01-01', '2001-01-02', 'x', '{}', 1, 'damaged', 'e', 1, '1', '0', 1, now())")),
+    ("partitions.clocks", "differ by 3600 s", attribute(
+        partitions.catalog.timezone, "now", lambda: datetime.now(UTC) + timedelta(hours=1))),
     ("tasks.workers", "0 worker processes", sql(ECHO, OLD_TASK)),
     ("tasks.oldest_ready", "waits for 3600 s", sql(ECHO, OLD_TASK)),
     ("tasks.leases", "1 leases expired", sql(

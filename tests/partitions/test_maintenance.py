@@ -10,10 +10,12 @@ from django.utils import timezone
 
 from monitoring.registry import checks, run_check
 from partitions.catalog import read_ranges, read_tables
-from partitions.jobs import apply_partitions
-from partitions.maintenance import apply_all, plan_all, table_lock
-from partitions.models import Policy
-from partitions.plan import days_of_cover
+from partitions.history import Asked
+from partitions.jobs import apply_partitions, watch_cover
+from partitions.locks import table_lock
+from partitions.maintenance import apply_all, plan_all
+from partitions.models import Policy, Run
+from partitions.plan import Clock, days_of_cover, plan_creation
 
 pytestmark = pytest.mark.django_db(transaction=True)
 EVENTS = "agents.lifecycle_events"
@@ -24,29 +26,38 @@ def execute(statement: str) -> None:
         cursor.execute(statement)
 
 
-def today():
-    return timezone.now().date()
+def now():
+    return timezone.now()
+
+
+def tomorrow() -> Clock:
+    return Clock.at(now() + timedelta(days=1))
 
 
 def test_a_fresh_installation_needs_nothing():
-    assert plan_all(today()) == []
+    assert plan_all() == []
     assert {name.name: name.strategy for name in read_tables()}[EVENTS] == "range"
 
 
 def test_tomorrow_one_more_day_is_made_and_the_second_run_does_nothing():
-    tomorrow = today() + timedelta(days=1)
-    first = apply_all(tomorrow, [EVENTS])
+    first = apply_all(tomorrow(), [EVENTS])
     assert [(outcome.step.action, outcome.error) for outcome in first] == [("create", None)]
-    assert apply_all(tomorrow, [EVENTS]) == []
-    assert days_of_cover(read_ranges(EVENTS), tomorrow) == 14
+    assert apply_all(tomorrow(), [EVENTS]) == []
+    assert days_of_cover(read_ranges(EVENTS), tomorrow().latest) == 14
 
 
-def test_expired_partitions_are_dropped_only_where_the_policy_says_so():
-    execute(f"SELECT partitions.create_time_partition('{EVENTS}', DATE '2020-01-01')")
-    assert [outcome.step.action for outcome in apply_all(today(), [EVENTS])] == ["keep"]
-    Policy.objects.filter(pk=EVENTS).update(on_expiry="drop")
-    assert [outcome.step.action for outcome in apply_all(today(), [EVENTS])] == ["drop"]
-    assert plan_all(today(), [EVENTS]) == []
+def test_expired_partitions_go_as_the_policy_says(settings, tmp_path):
+    settings.PARTITIONS_ARCHIVE_DIR = tmp_path
+    for policy, actions in {
+        "keep": ["keep"],
+        "archive": ["archive", "detach", "drop"],
+        "drop": ["detach", "drop"],
+    }.items():
+        execute(f"SELECT partitions.create_time_partition('{EVENTS}', DATE '2020-01-01')")
+        Policy.objects.filter(pk=EVENTS).update(on_expiry=policy)
+        outcomes = apply_all(tables=[EVENTS])
+        assert [(one.step.action, one.error) for one in outcomes] == [(action, None) for action in actions]
+    assert plan_all(tables=[EVENTS]) == []
 
 
 def test_a_table_of_the_same_name_pattern_elsewhere_is_left_alone():
@@ -54,7 +65,7 @@ def test_a_table_of_the_same_name_pattern_elsewhere_is_left_alone():
     execute("CREATE TABLE other.lifecycle_events_2001_01_01 (kept int)")
     execute("CREATE TABLE public.lifecycle_eventsXY_2001_01_01 (kept int)")
     Policy.objects.filter(pk=EVENTS).update(on_expiry="drop")
-    apply_all(today())
+    apply_all()
     execute("SELECT partitions.manage_time_partitions('agents.lifecycle_events', 30, 7)")
     with connection.cursor() as cursor:
         cursor.execute(
@@ -73,7 +84,7 @@ def test_bounds_do_not_depend_on_the_session_time_zone():
 
 def test_an_interrupted_detach_is_finished_by_the_next_run():
     """A reader's snapshot holds the detach up; cancelling it leaves the partition pending."""
-    name = f"lifecycle_events_{today() + timedelta(days=14):%Y_%m_%d}"
+    name = f"lifecycle_events_{now() + timedelta(days=14):%Y_%m_%d}"
     detacher = connection.copy()
     reader = connection.copy()
     with reader.cursor() as reading, detacher.cursor() as detaching:
@@ -89,9 +100,12 @@ def test_an_interrupted_detach_is_finished_by_the_next_run():
     detacher.close()
     check = next(check for check in checks() if check.name == "partitions.detach")
     assert not run_check(check)[0].ok
-    actions = [(outcome.step.action, outcome.error) for outcome in apply_all(today(), [EVENTS])]
-    assert ("finalize", None) in actions
+    actions = [(outcome.step.action, outcome.error) for outcome in apply_all(tables=[EVENTS])]
+    assert actions[:2] == [("finalize", None), ("create", None)]
     assert run_check(check)[0].ok
+    assert [step.action for step in plan_all(tables=[EVENTS])] == ["keep"], (
+        "the table is the person's who detached it"
+    )
 
 
 def test_a_second_runner_skips_the_table_that_the_first_one_holds():
@@ -106,21 +120,47 @@ def test_a_second_runner_skips_the_table_that_the_first_one_holds():
     thread = threading.Thread(target=hold)
     thread.start()
     assert holding.wait(10)
-    tomorrow = today() + timedelta(days=1)
-    assert apply_all(tomorrow, [EVENTS]) == []
+    assert apply_all(tomorrow(), [EVENTS]) == []
     release.set()
     thread.join()
-    assert len(apply_all(tomorrow, [EVENTS])) == 1
+    assert len(apply_all(tomorrow(), [EVENTS])) == 1
 
 
-def test_one_tables_failure_does_not_stop_the_others():
-    execute("CREATE TABLE agents.lifecycle_events_2031_01_15 (in_the_way int)")
-    future = datetime(2031, 1, 15, tzinfo=UTC).date()
-    outcomes = apply_all(future)
+def test_one_tables_failure_does_not_stop_the_others(settings):
+    settings.PARTITIONS_ARCHIVE_DIR = "/proc/nowhere"  # nobody can make a folder there
+    execute(f"SELECT partitions.create_time_partition('{EVENTS}', DATE '2020-01-01')")
+    outcomes = apply_all(tomorrow())
     failed = [outcome for outcome in outcomes if outcome.error]
-    assert [outcome.step.partition for outcome in failed] == ["agents.lifecycle_events_2031_01_15"]
-    assert "already exists" in failed[0].error
-    assert sum(outcome.error is None for outcome in outcomes) > 40
+    assert [(one.step.action, one.step.partition) for one in failed] == [
+        ("archive", "agents.lifecycle_events_2020_01_01")
+    ]
+    assert "nothing was dropped" in failed[0].error
+    assert sum(outcome.error is None for outcome in outcomes) == len(Policy.objects.all())
+    run = Run.objects.first()
+    assert run.status == "failed"
+    assert "lifecycle_events_2020_01_01" in run.error
+
+
+def test_a_name_that_is_taken_is_no_obstacle():
+    execute("CREATE TABLE agents.lifecycle_events_2031_01_15 (in_the_way int)")
+    future = Clock.at(datetime(2031, 1, 15, tzinfo=UTC))
+    assert not [
+        outcome.error for outcome in apply_all(future, [EVENTS], planner=plan_creation) if outcome.error
+    ]
+    lower = {one.name: one.lower for one in read_ranges(EVENTS)}
+    assert lower["agents.lifecycle_events_2031_01_15_2"] == datetime(2031, 1, 15, tzinfo=UTC)
+
+
+def test_every_run_is_written_down():
+    apply_all(tomorrow(), [EVENTS], Asked("command", "ada", "before the weekend"))
+    run = Run.objects.first()
+    assert (run.status, run.origin, run.actor, run.reason) == ("done", "command", "ada", "before the weekend")
+    assert run.finished_at >= run.started_at
+    (step,) = run.steps
+    assert step["action"] == "create"
+    assert step["why"] == "14 days are made ahead"
+    assert step["status"] == "done"
+    assert step["lock_wait_ms"] >= 0
 
 
 def test_the_job_reports_what_it_did():
@@ -134,8 +174,9 @@ def test_low_cover_is_found_by_doctor():
     check = next(check for check in checks() if check.name == "partitions.cover")
     bad = [finding.detail for finding in run_check(check) if not finding.ok]
     assert bad == [f"{EVENTS}: 2 days of cover"]
-    apply_all(today())
+    assert watch_cover() == {"steps": 12, "failed": 0}
     assert all(finding.ok for finding in run_check(check))
+    assert watch_cover() == {"steps": 0, "failed": 0}
 
 
 def test_the_command_prints_plan_apply_and_list():
@@ -148,7 +189,8 @@ def test_the_command_prints_plan_apply_and_list():
     planned = run("plan")
     assert [step["action"] for step in planned["steps"]] == ["create"]
     assert run("apply", "--dry-run")["steps"] == planned["steps"]
-    assert run("apply")["counts"] == {"done": 1, "failed": 0, "kept": 0}
+    counts = run("apply")["counts"]
+    assert (counts["done"], counts["failed"], counts["kept"]) == (1, 0, 0)
     assert run("plan")["steps"] == []
     listed = {item["table"]: item for item in run("list")["items"]}
     assert listed[EVENTS]["cover_days"] == 14

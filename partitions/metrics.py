@@ -1,0 +1,84 @@
+"""Figures of the partitions room for /metrics."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from django.db.models import Count, Max, Sum
+from django.utils import timezone
+
+from monitoring.registry import register_metric
+from partitions.catalog import read_clock, read_rules, read_table
+from partitions.health import Health, read_health
+from partitions.models import Archive, Run
+from partitions.plan import days_of_cover
+
+Samples = Iterable[tuple[dict[str, str], float]]
+
+
+def read_cover() -> Iterator[tuple[dict[str, str], float]]:
+    clock = read_clock()
+    for rules in read_rules():
+        yield {"table": rules.table}, days_of_cover(read_table(rules).attached, clock.latest)
+
+
+def per_table(value: Callable[[Health], float | None]) -> Callable[[], Samples]:
+    def read() -> Samples:
+        for health in read_health():
+            number = value(health)
+            if number is not None:
+                yield {"table": health.table}, number
+
+    return read
+
+
+def read_problems() -> Iterator[tuple[dict[str, str], float]]:
+    for health in read_health():
+        yield {"table": health.table, "kind": "gap"}, len(health.gaps)
+        yield {"table": health.table, "kind": "default_row"}, health.default_rows
+        yield {"table": health.table, "kind": "leftover"}, len(health.leftovers)
+        yield {"table": health.table, "kind": "interrupted_detach"}, len(health.pending)
+        yield {"table": health.table, "kind": "invalid_index"}, len(health.invalid_indexes)
+
+
+def read_run_age() -> Iterator[tuple[dict[str, str], float]]:
+    newest = Run.objects.filter(status=Run.Status.DONE).aggregate(at=Max("finished_at"))["at"]
+    if newest is not None:
+        yield {}, (timezone.now() - newest).total_seconds()
+
+
+def read_lock_wait() -> Iterator[tuple[dict[str, str], float]]:
+    yield {}, (Run.objects.aggregate(ms=Sum("lock_wait_ms"))["ms"] or 0) / 1000
+
+
+def read_archives() -> Iterator[tuple[dict[str, str], float]]:
+    for row in Archive.objects.order_by("state").values("state").annotate(number=Count("pk")):
+        yield {"state": row["state"]}, row["number"]
+
+
+def register() -> None:
+    register_metric("mistersmith_partition_cover_days", "Days ahead that have a partition.", read_cover)
+    register_metric(
+        "mistersmith_partition_bytes",
+        "Size of a partitioned table, indexes included.",
+        per_table(lambda health: health.size_bytes),
+    )
+    register_metric(
+        "mistersmith_partition_growth_bytes_per_day",
+        "Growth of a partitioned table, over the last 7 whole days.",
+        per_table(lambda health: health.growth_bytes),
+    )
+    register_metric(
+        "mistersmith_partition_forecast_bytes",
+        "Size of a partitioned table in 30 days, retention applied.",
+        per_table(lambda health: health.forecast_bytes),
+    )
+    register_metric("mistersmith_partitions", "Partitions that take rows.", per_table(lambda h: h.partitions))
+    register_metric("mistersmith_partition_problems", "Gaps, rows in DEFAULT and the like.", read_problems)
+    register_metric(
+        "mistersmith_partition_run_age_seconds", "Since the last upkeep without an error.", read_run_age
+    )
+    register_metric(
+        "mistersmith_partition_lock_wait_seconds",
+        "Time that upkeep stood in line, all kept runs.",
+        read_lock_wait,
+    )
+    register_metric("mistersmith_partition_archives", "Archived partitions by state.", read_archives)
