@@ -4,6 +4,7 @@ The SQL of a room lies in `<room>/sql/<name>.sql`, its undoing in `<name>.down.s
 migration and never edited after a release.
 """
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -65,6 +66,23 @@ class RunSQLFile(RunSQL):
 
     def describe(self) -> str:
         return f"Run {self.package}/sql/{self.name}.sql"
+
+
+class RunEachStatement(RunSQLFile):
+    """`RunSQLFile` for a migration with `atomic = False`: each statement on its own, as CONCURRENTLY wants it.
+
+    A statement ends with `;` at the end of a line. What was done stays when a later one fails: write each so that
+    the whole may run again (IF EXISTS).
+    """
+
+    def __init__(self, package: str, name: str) -> None:
+        super().__init__(package, name)
+        self.sql = split_statements(read_sql(package, name))
+        self.reverse_sql = split_statements(read_sql(package, f"{name}.down"))
+
+
+def split_statements(text: str) -> list[Any]:
+    return [statement for statement in re.split(r";[ ]*\n", text) if statement.strip()]
 
 
 class CreateTable(CreateModel):

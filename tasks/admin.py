@@ -58,6 +58,14 @@ class StatusFilter(admin.SimpleListFilter):
         return queryset.filter(status=self.value()) if self.value() in TaskStatus.values else queryset
 
 
+class AttemptStatusFilter(StatusFilter):
+    """An attempt that runs has no end: that finds it, where its status would be looked for in all of history."""
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        rows = super().queryset(request, queryset)
+        return rows.filter(completed_at=None) if self.value() == TaskStatus.RUNNING else rows
+
+
 class PriorityFilter(StatusFilter):
     title = "priority"
     parameter_name = "priority"
@@ -167,7 +175,7 @@ class ExecutionAdmin(ReadOnlyAdmin, BigTableAdmin):
         "completed_at",
         "agent",
     ]
-    list_filter = [StatusFilter, TimeWindowFilter]
+    list_filter = [AttemptStatusFilter, TimeWindowFilter]
     list_select_related = ["agent"]
     ordering = ["-execution_id"]
     uuid_search_fields = ["pk", "task_id"]

@@ -34,6 +34,15 @@ def test_an_agent_from_registration_to_termination():
     assert run("terminate", agent_id)["items"][0]["status"] == "terminated"
 
 
+def test_agents_are_found_by_what_they_can_do():
+    run("register", "reader", "r1", "--capabilities", '{"languages": ["de", "en"], "tool": "grep"}')
+    run("register", "reader", "r2", "--capabilities", '{"languages": ["fr"]}')
+    found = run("list", "--can", '{"languages": ["de"]}')["items"]
+    assert [item["agent_name"] for item in found] == ["r1"]
+    assert run("list", "--can", '{"tool": "sed"}')["items"] == []
+    assert run("list", "--can", "{}")["counts"] == {"shown": 2}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("suspend", str(uuid4())), ("register", "", "x"), ("rollback", str(uuid4()))],

@@ -1,10 +1,15 @@
-"""docs/indexes.md against the guide's text and the catalog."""
+"""docs/indexes.md against the guide's text, the catalog, and the plans of the queries that the indexes are for."""
 
 import re
+from pathlib import Path
 
 import pytest
+from django.db import connections
 
+from tests.conftest import WORKER, use_database
 from tests.schema.catalog import ROOT, rows
+from tests.schema.index_queries import CASES, read_sample
+from tests.schema.plans import roots_of_indexes, watched_plans
 
 pytestmark = pytest.mark.django_db
 PAGE = (ROOT / "docs" / "indexes.md").read_text("utf-8")
@@ -30,7 +35,8 @@ def catalog():
     found = rows(
         """
         SELECT i.relname, n.nspname || '.' || t.relname, pg_get_indexdef(i.oid),
-               EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.oid AND k.contype IN ('p', 'u', 'x'))
+               EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.oid AND k.contype IN ('p', 'u', 'x')),
+               x.indisunique
         FROM pg_index x
         JOIN pg_class i ON i.oid = x.indexrelid
         JOIN pg_class t ON t.oid = x.indrelid
@@ -99,7 +105,7 @@ def test_an_index_that_went_is_gone_and_its_servant_is_there(name, catalog):
 
 
 def test_every_other_index_is_listed_with_what_it_serves(catalog):
-    plain = {name for name, (_, _, is_constraint) in catalog.items() if not is_constraint}
+    plain = {name for name, (_, _, is_constraint, _) in catalog.items() if not is_constraint}
     listed = set(OURS) | {name for name, cells in FATE_OF.items() if cells[1] in ("kept", "changed")}
     assert plain == listed, "list each index in docs/indexes.md with the query that it serves"
     assert all(catalog[name][0] == table for name, table in OURS.items())
@@ -115,3 +121,60 @@ def test_no_vector_partition_has_its_index_before_its_load():
         """
     )
     assert not found
+
+
+# -- the queries --------------------------------------------------------------------------------------------
+ROWS = 200_000
+SERVED = {index for case in CASES for index in case.indexes}
+
+
+def test_every_index_has_a_query_of_the_code_that_needs_it(catalog):
+    """A unique index is there for its rule, which tests/schema/test_constraints.py trips."""
+    wanted = {
+        name for name, (_, _, is_constraint, is_unique) in catalog.items() if not is_constraint | is_unique
+    }
+    assert wanted <= SERVED, "add a case to tests/schema/index_queries.py, or drop the index by a migration"
+    assert set(catalog) >= SERVED
+
+
+@pytest.fixture(scope="module")
+def filled(clones, django_db_setup, django_db_blocker):
+    """All aliases use a database with 200,000 analyzed rows in each table concerned. Takes about a minute."""
+    ours = connections["default"].settings_dict["NAME"]
+    with django_db_blocker.unblock():
+        database = clones.create(f"filled_{WORKER}")
+        with database.connect() as connection:
+            connection.execute((Path(__file__).parent / "filled.sql").read_text("utf-8"))
+            connection.execute("ANALYZE")
+        use_database(database.name)
+        yield read_sample()
+        use_database(ours)
+        clones.drop(database.name)
+
+
+@pytest.mark.deep
+def test_the_tables_are_large_and_analyzed_and_the_planner_is_as_shipped(filled, catalog):
+    tables = {catalog[index][0] for index in SERVED}
+    counted = rows(
+        """
+        SELECT name, sum(c.reltuples)::bigint FROM unnest(%s::text[]) name
+        CROSS JOIN LATERAL (SELECT name::regclass AS relid UNION SELECT relid FROM pg_partition_tree(name)) l
+        JOIN pg_class c ON c.oid = l.relid AND c.relkind = 'r' GROUP BY 1
+        """,
+        [sorted(tables)],
+    )
+    assert {name for name, number in counted if number >= ROWS} == tables, counted
+    changed = rows(
+        "SELECT name, setting FROM pg_settings WHERE category LIKE 'Query Tuning%%' AND setting <> boot_val"
+    )
+    assert not changed
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_planner_uses_the_index(filled, case):
+    with watched_plans() as plans:
+        case.run(filled)
+    roots = roots_of_indexes()
+    used = {roots[index] for plan in plans for index in plan.indexes()}
+    assert set(case.indexes) <= used, f"used instead: {sorted(used)}; see docs/indexes.md"

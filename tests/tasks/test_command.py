@@ -35,11 +35,22 @@ def test_enqueue_list_show():
     assert (shown["payload"], shown["attempts"]) == ({"a": 1}, [])
 
 
+def test_tasks_are_found_by_what_their_payload_holds():
+    (item,) = tasks("enqueue", "echo", '{"order": 42, "lines": [1, 2]}')["items"]
+    tasks("enqueue", "echo", '{"order": 43}')
+    (number,) = tasks("enqueue", "echo", "0")["items"]
+    assert tasks("list", "--payload", '{"order": 42}')["items"] == [item]
+    assert tasks("list", "--payload", '{"lines": [2]}')["items"] == [item]
+    assert tasks("list", "--payload", "0")["items"] == [number]
+    assert tasks("list", "--payload", '{"order": 44}')["items"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
         (["enqueue", "ehco"], "--any-type"),
         (["enqueue", "echo", "{"], "for instance"),
+        (["list", "--payload", "{"], "for instance"),
         (["show", str(uuid4())], "tasks list"),
         (["rerun", str(uuid4())], "tasks list"),
         (["pause", "ehco"], "known here"),

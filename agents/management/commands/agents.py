@@ -39,6 +39,9 @@ class Command(OperatorCommand):
         parser.add_argument("--type", dest="agent_type")
         parser.add_argument("--status", choices=AgentStatus.values)
         parser.add_argument("--liveness", choices=Liveness.values)
+        parser.add_argument(
+            "--can", type=json_object, metavar="JSON", help="capabilities that hold this object"
+        )
         parser.add_argument("--limit", type=int, default=100)
         for name, move in (
             ("suspend", suspend_agent),
@@ -90,10 +93,20 @@ def register(
 
 
 def list_agents(
-    agent_type: str | None, status: str | None, liveness: str | None, limit: int, **_: Any
+    agent_type: str | None,
+    status: str | None,
+    liveness: str | None,
+    can: dict[str, Any] | None,
+    limit: int,
+    **_: Any,
 ) -> Answer:
-    wanted = {"agent_type": agent_type, "status": status, "liveness": liveness}
-    rows = Agent.objects.filter(**{name: value for name, value in wanted.items() if value})
+    wanted = {
+        "agent_type": agent_type,
+        "status": status,
+        "liveness": liveness,
+        "capabilities__contains": can,
+    }
+    rows = Agent.objects.filter(**{name: value for name, value in wanted.items() if value is not None})
     items = [row_of(agent) for agent in rows.order_by("-agent_id")[:limit]]
     return Answer(items=items, counts={"shown": len(items)})
 

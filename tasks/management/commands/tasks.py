@@ -31,6 +31,7 @@ class Command(OperatorCommand):
         parser = self.add_verb("list", list_tasks, "show tasks, newest first")
         parser.add_argument("--type", dest="task_type")
         parser.add_argument("--status", choices=TaskStatus.values)
+        parser.add_argument("--payload", metavar="JSON", help='payloads that hold this, as in {"order": 42}')
         parser.add_argument("--limit", type=positive, default=50)
         parser = self.add_verb("show", show, "show a task and its attempts")
         parser.add_argument("task_id", type=uuid_of)
@@ -195,9 +196,12 @@ def require_known_type(task_type: str) -> None:
         )
 
 
-def list_tasks(task_type: str | None, status: str | None, limit: int, **_: Any) -> Answer:
-    wanted = {"task_type": task_type, "status": status}
-    rows = Task.objects.filter(**{name: value for name, value in wanted.items() if value})
+def list_tasks(
+    task_type: str | None, status: str | None, payload: str | None, limit: int, **_: Any
+) -> Answer:
+    held = None if payload is None else parse_payload(payload)
+    wanted = {"task_type": task_type, "status": status, "payload__contains": held}
+    rows = Task.objects.filter(**{name: value for name, value in wanted.items() if value is not None})
     items = [row_of(task) for task in rows.order_by("-pk")[:limit]]
     return Answer(items=items, counts={"shown": len(items)})
 
