@@ -33,6 +33,8 @@ ROOMS: list[tuple[str, list[Entry]]] = [
             ("Limits", "speed", "tasks.limit"),
             ("Pauses", "pause_circle", "tasks.pause"),
             ("Paused queues", "motion_photos_paused", "tasks.queuepause"),
+            ("Held resources", "lock", "tasks.resourceholder"),
+            ("Waiting for resources", "hourglass_empty", "tasks.resourcewaiter"),
             ("Unique keys", "fingerprint", "tasks.uniquekey"),
             ("Identities", "tag", "tasks.taskidentity"),
         ],

@@ -21,6 +21,8 @@ from tasks.models import (
     Limit,
     Pause,
     QueuePause,
+    ResourceHolder,
+    ResourceWaiter,
     Task,
     TaskIdentity,
     TaskPriority,
@@ -115,7 +117,7 @@ class TaskAdmin(BigTableAdmin):
         ("Attempts", {"classes": ["tab"], "fields": [
             "attempt", "retry_count", "max_retries", "max_execution_time", "worker", "blocked_by"]}),
         ("Identity", {"classes": ["tab"], "fields": [
-            "task_id", "assigned_agent", "created_by_agent", "parent", "unique_key", "concurrency_key",
+            "task_id", "assigned_agent", "created_by_agent", "parent", "unique_key", "concurrency_key", "resources",
             "configuration", "metadata"]}),
     ]  # fmt: skip
     related = [
@@ -206,7 +208,7 @@ class ExecutionAdmin(ReadOnlyAdmin, BigTableAdmin):
 
 @admin.register(Dependency)
 class DependencyAdmin(BigTableAdmin):
-    list_display = ["task_id", "depends_on_id", "dependency_type", "released_at", "created_at"]
+    list_display = ["task_id", "depends_on_id", "dependency_type", "input_name", "released_at", "created_at"]
     ordering = ["-dependency_id"]
     raw_id_fields = ["task", "depends_on"]
     readonly_fields = ["dependency_id", "released_at", "created_at"]
@@ -314,8 +316,22 @@ class PauseAdmin(PausingAdmin):
 
 @admin.register(UniqueKey)
 class UniqueKeyAdmin(ReadOnlyAdmin, BigTableAdmin):
-    list_display = ["unique_key", "task_id"]
+    list_display = ["unique_key", "task_id", "held_until", "free_at_start"]
     search_fields = ["unique_key"]
+    uuid_search_fields = ["task_id"]
+
+
+@admin.register(ResourceHolder)
+class ResourceHolderAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["resource", "task_id", "held_since"]
+    search_fields = ["resource"]
+    uuid_search_fields = ["task_id"]
+
+
+@admin.register(ResourceWaiter)
+class ResourceWaiterAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["task_id", "task_type", "resource", "priority", "waits_since"]
+    search_fields = ["resource"]
     uuid_search_fields = ["task_id"]
 
 

@@ -79,16 +79,26 @@ def lease_limits() -> dict[str, float]:
 def claim(task_type: str, worker: UUID, limit: int = 1) -> list[Claimed]:
     """Lease up to `limit` ready tasks to agent `worker`, best priority first, then oldest; [] where there are none.
 
-    One statement. Leaves out paused types, expired tasks, and tasks assigned to another agent.
+    One statement, again only where it parked tasks whose resources are taken. Leaves out paused types, expired tasks,
+    tasks assigned to another agent, and what limits do not let start.
     """
-    parameters = {"task_type": task_type, "worker": worker, **lease_limits()}
-    rows = QUERIES.run("claim", parameters, leaf=leaf_of(task_type), limit=int(limit))
-    claimed = [
-        Claimed(task_type=task_type, worker=worker, **{**row, "payload": json.loads(row["payload"])})
-        for row in rows
-    ]
-    announce(item.task_id for item in claimed)
+    claimed: list[Claimed] = []
+    while len(claimed) < limit:
+        rows = _claim_once(task_type, worker, limit - len(claimed))
+        got = [row for row in rows if row["execution_id"]]
+        claimed += [
+            Claimed(task_type=task_type, worker=worker, **{**row, "payload": json.loads(row["payload"])})
+            for row in got
+        ]
+        announce(row["task_id"] for row in rows)
+        if len(got) == len(rows):
+            break
     return claimed
+
+
+def _claim_once(task_type: str, worker: UUID, limit: int) -> list[dict[str, Any]]:
+    parameters = {"task_type": task_type, "worker": worker, **lease_limits()}
+    return QUERIES.run("claim", parameters, leaf=leaf_of(task_type), limit=int(limit))
 
 
 def has_ready(task_type: str) -> bool:

@@ -10,6 +10,7 @@ from asgiref.sync import sync_to_async
 
 from agents.state import read_state, write_state
 from tasks.claim import Claimed, is_mine, set_progress
+from tasks.dependencies import read_inputs
 from tasks.enqueue import enqueue
 
 
@@ -47,6 +48,10 @@ class TaskContext:
         """Tell whether the work is for nothing: cancelled, or taken over after a lost lease. One query."""
         return not (not self._is_lost and self.heartbeat())
 
+    def inputs(self) -> dict[str, Any]:
+        """Return the results of the tasks that this one has as `data` dependencies, by name. One query."""
+        return read_inputs(self.task_id)
+
     def spawn(self, task_type: str, payload: Any = None, **options: Any) -> UUID:
         """Enqueue a child task; return its id. `options` as in `tasks.enqueue.enqueue`."""
         return enqueue(
@@ -69,6 +74,9 @@ class TaskContext:
 
     async def ais_cancelled(self) -> bool:
         return await sync_to_async(self.is_cancelled)()
+
+    async def ainputs(self) -> dict[str, Any]:
+        return await sync_to_async(self.inputs)()
 
     async def aspawn(self, task_type: str, payload: Any = None, **options: Any) -> UUID:
         return await sync_to_async(self.spawn)(task_type, payload, **options)

@@ -1,55 +1,21 @@
 """Put tasks into the queue, in the caller's transaction: rolled back with it, visible and run after it commits."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
 
-from pg.errors import Refused
-from pg.json import dump_json
 from pg.queries import Queries
-from pg.uuid7 import uuid7
 from tasks import tickets
-from tasks.models import TaskPriority
-from tasks.registry import policy_of
+from tasks.new_task import After, NewTask, TaskRefused, afters_of, row_of
 from tasks.signals import tasks_changed
 
 QUERIES = Queries("tasks")
+BATCH = 5_000
 KEY_ATTEMPTS = 5  # a holder may end between the conflict and the look at who it is
-
-
-class TaskRefused(Refused):
-    """A task breaks a rule; nothing was enqueued."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewTask:
-    """A task to enqueue. None for priority, max_retries and timeout_seconds: what the type's handler declares.
-
-    `scheduled_at`, `expires_at`: aware moments; not before the one, cancelled as expired when it has not started by the
-    other. `depends_on`: tasks that must complete first; when one fails or is cancelled, so is this. `unique_key`: only
-    one open task may hold it, over all types. `concurrency_key`: whom the work is for; limits and turns go by it.
-    `assigned_agent`: only that agent may claim it.
-    """
-
-    task_type: str
-    payload: Any = field(default_factory=dict)
-    name: str | None = None
-    priority: str | None = None
-    scheduled_at: datetime | None = None
-    expires_at: datetime | None = None
-    depends_on: Sequence[UUID] = ()
-    parent: UUID | None = None
-    unique_key: str | None = None
-    concurrency_key: str | None = None
-    assigned_agent: UUID | None = None
-    created_by_agent: UUID | None = None
-    max_retries: int | None = None
-    timeout_seconds: float | None = None
+__all__ = ["After", "NewTask", "TaskRefused", "enqueue", "enqueue_many", "parse_payload"]
 
 
 def enqueue(task_type: str, payload: Any = None, **options: Any) -> UUID:
@@ -64,18 +30,20 @@ def enqueue(task_type: str, payload: Any = None, **options: Any) -> UUID:
 
 
 def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
-    """Enqueue tasks by one statement (and one for their dependencies); return their ids in the same order.
+    """Enqueue tasks, BATCH by one statement (and one for their dependencies); return their ids in the same order.
 
     For a `unique_key` that is taken, by an open task or an earlier one of the same call, the holder's id is returned.
     All or nothing: raises TaskRefused when one of them breaks a rule.
     """
     tasks = list(tasks)
-    rows = [_row_of(task) for task in tasks]
+    rows = [row_of(task) for task in tasks]
     if not rows:
         return []
+    ids: list[UUID] = []
     try:
         with transaction.atomic():
-            ids = _insert(rows)
+            for start in range(0, len(rows), BATCH):
+                ids += _insert(rows[start : start + BATCH])
             _add_dependencies(tasks, rows, ids)
     except IntegrityError as error:
         raise _refusal(error) from error
@@ -112,71 +80,26 @@ def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
 
 def _arrays(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Turn rows into one array per column, as unnest wants them."""
-    plural = {"timeout_seconds": "timeouts", "priority": "priorities", "max_retries": "max_retries"}
+    same = {name: name for name in ("max_retries", "resources", "unique_seconds")}
+    plural = {"timeout_seconds": "timeouts", "priority": "priorities", **same}
     return {plural.get(name, f"{name}s"): [row[name] for row in rows] for name in rows[0]}
 
 
 def _add_dependencies(tasks: list[NewTask], rows: list[dict[str, Any]], ids: list[UUID]) -> None:
-    pairs = [
-        (task_id, earlier)
+    edges = [
+        (task_id, after)
         for task, row, task_id in zip(tasks, rows, ids, strict=True)
         if task_id == row["task_id"]
-        for earlier in dict.fromkeys(task.depends_on)
+        for after in {after.task_id: after for after in afters_of(task)}.values()
     ]
-    if pairs:
-        waiting, earlier = zip(*pairs, strict=True)
-        QUERIES.run("add_dependencies", {"task_ids": list(waiting), "depends_on": list(earlier)})
-
-
-# -- rules --------------------------------------------------------------------------------------------------
-def _row_of(task: NewTask) -> dict[str, Any]:
-    """Return the task's columns, defaults filled in; raise TaskRefused with the name, the value and the rule."""
-    policy = policy_of(task.task_type)
-    priority = policy.priority if task.priority is None else task.priority
-    max_retries = policy.max_retries if task.max_retries is None else task.max_retries
-    timeout_seconds = policy.timeout_seconds if task.timeout_seconds is None else task.timeout_seconds
-    _require("task_type", task.task_type, 1 <= len(task.task_type) <= 100, "must have 1 to 100 characters")
-    _require("priority", priority, priority in TaskPriority.values, f"must be one of {TaskPriority.values}")
-    _require("max_retries", max_retries, max_retries >= 0, "must be 0 or more")
-    _require("timeout_seconds", timeout_seconds, timeout_seconds > 0, "must be more than 0")
-    _require_length("unique_key", task.unique_key, 255)
-    _require_length("concurrency_key", task.concurrency_key, 255)
-    _require_length("name", task.name, 255)
-    for name, moment in (("scheduled_at", task.scheduled_at), ("expires_at", task.expires_at)):
-        _require(name, moment, moment is None or moment.tzinfo is not None, "must have a time zone")
-    return {
-        "task_id": uuid7(),
-        "task_type": task.task_type,
-        "task_name": task.name,
-        "payload": _payload_of(task),
-        "priority": str(priority),
-        "scheduled_at": task.scheduled_at,
-        "expires_at": task.expires_at,
-        "max_retries": max_retries,
-        "timeout_seconds": float(timeout_seconds),
-        "unique_key": task.unique_key,
-        "concurrency_key": task.concurrency_key,
-        "assigned_agent": task.assigned_agent,
-        "created_by": task.created_by_agent,
-        "parent": task.parent,
-    }
-
-
-def _require(name: str, value: object, is_right: bool, rule: str) -> None:
-    if not is_right:
-        raise TaskRefused(f"{name}={value!r}: {rule}")
-
-
-def _require_length(name: str, value: str | None, longest: int) -> None:
-    if value is not None:
-        _require(name, value, 1 <= len(value) <= longest, f"must have 1 to {longest} characters")
-
-
-def _payload_of(task: NewTask) -> str:
-    try:
-        return dump_json(task.payload)
-    except ValueError as error:
-        raise TaskRefused(f"payload of {task.task_type}: {error}") from error
+    if edges:
+        columns = {
+            "task_ids": [task_id for task_id, _ in edges],
+            "depends_on": [after.task_id for _, after in edges],
+            "kinds": [after.kind for _, after in edges],
+            "input_names": [after.name for _, after in edges],
+        }
+        QUERIES.run("add_dependencies", columns)
 
 
 REFUSALS = {
@@ -188,6 +111,7 @@ REFUSALS = {
     "assigned_agent_id": "the assigned agent does not exist",
     "created_by_agent_id": "the creating agent does not exist",
     "valid_timing": "expires_at must lie in the future",
+    "identity_pkey": "a task with this task_id exists",
 }
 
 

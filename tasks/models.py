@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
 
@@ -100,6 +101,7 @@ class Task(models.Model):
     unique_key = models.CharField(max_length=255, null=True, blank=True)
     concurrency_key = models.CharField(max_length=255, null=True, blank=True)
     progress = models.JSONField(null=True, editable=False)
+    resources = ArrayField(models.CharField(max_length=255), null=True, blank=True)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -111,7 +113,7 @@ class Task(models.Model):
 
 
 class Dependency(models.Model):
-    """`task` waits for `depends_on`. `released_at` None: it still blocks."""
+    """`task` waits for `depends_on`, as its kind says (tasks.enqueue.After). `released_at` None: it still blocks."""
 
     class Kind(models.TextChoices):
         COMPLETION = "completion"
@@ -128,6 +130,7 @@ class Dependency(models.Model):
     )
     dependency_type = models.CharField(max_length=50, choices=Kind, default=Kind.COMPLETION)
     released_at = models.DateTimeField(null=True, editable=False)
+    input_name = models.CharField(max_length=255, null=True, blank=True)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -186,10 +189,12 @@ class TaskType(models.Model):
 
 
 class UniqueKey(models.Model):
-    """A key that an open task holds."""
+    """A key that an open task holds, until it ends or (`free_at_start`) starts, and in any case until `held_until`."""
 
     unique_key = models.CharField(max_length=255, primary_key=True)
     task = models.ForeignKey(TaskIdentity, models.DO_NOTHING, db_column="task_id", related_name="unique_keys")
+    held_until = models.DateTimeField(null=True)
+    free_at_start = models.BooleanField(default=False)
 
     class Meta:
         db_table = '"tasks"."unique_keys"'
@@ -257,3 +262,41 @@ class Limit(models.Model):
 
     def __str__(self) -> str:
         return f"{self.scope} {self.name}".strip()
+
+
+class ResourceHolder(models.Model):
+    """A named resource that a running task holds."""
+
+    resource = models.CharField(max_length=255, primary_key=True)
+    task = models.ForeignKey(
+        TaskIdentity, models.DO_NOTHING, db_column="task_id", related_name="resource_holders"
+    )
+    held_since = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = '"tasks"."resource_holders"'
+
+    def __str__(self) -> str:
+        return self.resource
+
+
+class ResourceWaiter(models.Model):
+    """A task that is parked until a resource is free."""
+
+    task = models.OneToOneField(
+        TaskIdentity,
+        models.DO_NOTHING,
+        db_column="task_id",
+        related_name="resource_waiter",
+        primary_key=True,
+    )
+    task_type = models.CharField(max_length=100)
+    resource = models.CharField(max_length=255)
+    priority = EnumField(type_name="task_priority_type", choices=TaskPriority)
+    waits_since = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = '"tasks"."resource_waiters"'
+
+    def __str__(self) -> str:
+        return f"{self.task_id} waits for {self.resource}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pg.errors import MisterSmithError, Refused
 from tasks.models import TaskPriority
+from tasks.payloads import check_schema
 
 QUEUE_NAME = r"[a-z0-9][a-z0-9_-]{0,99}"  # it is part of a Celery queue's name
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
@@ -78,6 +79,9 @@ class Policy:
     `queue`: types of one queue share workers. `max_running`: so many at once, over all workers; `max_running_per_key`:
     of each `concurrency_key`. At most `rate_limit` starts in any `rate_seconds`. `fair_keys`: keys take turns.
     `weight`: the type's share of busy workers. Operators may set other limits (tasks.limits).
+
+    `payload_schema`: a JSON Schema; what does not match is refused when it is enqueued, and fails for good where a row
+    came by other ways.
     """
 
     max_retries: int = 3
@@ -95,6 +99,7 @@ class Policy:
     rate_seconds: float | None = None
     fair_keys: bool = False
     weight: float = 1
+    payload_schema: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _require("max_retries", self.max_retries, self.max_retries >= 0, "must be 0 or more")
@@ -112,6 +117,8 @@ class Policy:
         _require("weight", self.weight, self.weight > 0, "must be more than 0")
         names = ", ".join(TaskPriority.values)
         _require("priority", self.priority, self.priority in TaskPriority.values, f"must be one of {names}")
+        if self.payload_schema is not None:
+            check_schema(self.payload_schema)
         for rule, retry in self.retry_rules.items():
             is_rule = isinstance(rule, type) and issubclass(rule, BaseException)
             _require("retry_rules", rule, is_rule, "must name exception classes")

@@ -3,20 +3,15 @@
 A worker takes tickets of the queues of all handlers that it knows, or of those that TASKS_QUEUES names.
 """
 
-import time
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.conf import settings
 
-from pg.queries import Queries
-from tasks.registry import all_handlers, has_handler, policy_of
+from tasks.known import last_known
+from tasks.registry import all_handlers
 
-QUERIES = Queries("tasks")
 DEFAULT = "default"
 CELERY_QUEUE = "tasks"
-REMEMBER_SECONDS = 60.0
-_learned: dict[str, tuple[str, float]] = {}  # type -> its queue, and until when that is believed
 
 
 def celery_queue(queue: str) -> str:
@@ -25,23 +20,7 @@ def celery_queue(queue: str) -> str:
 
 def queue_of(task_type: str) -> str:
     """Return the type's queue as far as this process knows; never asks. `default` for what it does not know."""
-    if has_handler(task_type):
-        return policy_of(task_type).queue
-    return _learned.get(task_type, (DEFAULT, 0.0))[0]
-
-
-def learn(task_types: Iterable[str]) -> None:
-    """Look up the queues of types that this process has no handler for; one query each per REMEMBER_SECONDS."""
-    now = time.monotonic()
-    for task_type in task_types:
-        if not has_handler(task_type) and _learned.get(task_type, ("", 0.0))[1] < now:
-            found = QUERIES.run("queue_of", {"task_type": task_type})
-            remember({task_type: found[0]["queue"] if found else DEFAULT})
-
-
-def remember(queues: Mapping[str, str]) -> None:
-    until = time.monotonic() + REMEMBER_SECONDS
-    _learned.update({task_type: (queue, until) for task_type, queue in queues.items()})
+    return last_known(task_type).queue
 
 
 def wanted_queues() -> list[str]:

@@ -19,6 +19,7 @@ from pg.json import dump_json, without_nul
 from tasks.attempt_log import keep_log
 from tasks.claim import Claimed, Failure
 from tasks.context import TaskContext
+from tasks.payloads import find_fault
 from tasks.policy import PermanentFailure, Policy, RetryLater, TaskTimedOut
 from tasks.redact import redact
 from tasks.registry import get_handler
@@ -49,6 +50,7 @@ def run_handler(claimed: Claimed, context: TaskContext) -> Outcome:
     result, failure = None, None
     with keep_log() as log_of_attempt:
         try:
+            require_payload(claimed, handler.policy)
             result = call(handler.function, context, claimed.timeout_seconds)
             dump_result(claimed.task_type, result)
         except (
@@ -59,6 +61,13 @@ def run_handler(claimed: Claimed, context: TaskContext) -> Outcome:
         os._exit(0)
     leave_connections_clean(ours)
     return Outcome(result, failure, meter.read(), log_of_attempt.text())
+
+
+def require_payload(claimed: Claimed, policy: Policy) -> None:
+    """Raise PermanentFailure for a payload that does not match the type's schema: a row may come by any way."""
+    fault = find_fault(claimed.payload, policy.payload_schema) if policy.payload_schema is not None else None
+    if fault:
+        raise PermanentFailure(f"payload does not match the schema of {claimed.task_type}: {fault}")
 
 
 def call(function: Any, context: TaskContext, timeout_seconds: float) -> Any:

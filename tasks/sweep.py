@@ -10,7 +10,7 @@ from django.db import transaction
 
 from agents.registry import terminate_agent
 from pg.queries import Queries
-from tasks import queues, tickets
+from tasks import known, tickets
 from tasks.claim import Failure, announce, cancel, settle_failure
 from tasks.leaves import register_types
 from tasks.pauses import end_pauses
@@ -29,6 +29,8 @@ def sweep() -> dict[str, int]:
         "taken_back": take_back_leases(),
         "workers": terminate_lost_workers(),
         "resumed": end_pauses(),
+        "keys": len(QUERIES.run("free_old_keys")),
+        "woken": len(QUERIES.run("wake_waiters")),
     }
     QUERIES.run("forget_starts")
     return counts | {"tickets": send_tickets()}
@@ -36,8 +38,8 @@ def sweep() -> dict[str, int]:
 
 def send_tickets() -> int:
     """Send a ticket for every registered type that has ready tasks and is not paused."""
-    ready = {row["task_type"]: row["queue"] for row in QUERIES.run("ready_types")}
-    queues.remember(ready)
+    ready = [row["task_type"] for row in QUERIES.run("ready_types")]
+    known.learn(ready)
     tickets.send_now(ready)
     return len(ready)
 

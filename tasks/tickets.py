@@ -17,7 +17,7 @@ from typing import Any
 from celery import current_app
 from django.db import transaction
 
-from tasks import queues
+from tasks import known, queues
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def send_on_commit(task_types: Iterable[str]) -> None:
 
 
 def _ask(task_types: list[str]) -> None:
-    queues.learn(task_types)
+    known.learn(task_types)
     _sender.ask(task_types)
 
 

@@ -7,8 +7,8 @@ SELECT partition_name FROM tasks.types WHERE task_type = %(task_type)s
 -- name: known_types
 SELECT task_type, options::text AS options FROM tasks.types
 
--- name: queue_of
-SELECT queue FROM tasks.types WHERE task_type = %(task_type)s
+-- name: options_of
+SELECT options::text AS options FROM tasks.types WHERE task_type = %(task_type)s
 
 -- name: create_leaf
 SELECT partitions.create_task_type_partition(%(task_type)s, %(lock_timeout)s) AS leaf
@@ -67,21 +67,23 @@ WITH given AS (
     %(task_ids)s::uuid[], %(task_types)s::text[], %(task_names)s::text[], %(payloads)s::jsonb[],
     %(priorities)s::task_priority_type[], %(scheduled_ats)s::timestamptz[], %(expires_ats)s::timestamptz[],
     %(max_retries)s::int[], %(timeouts)s::float8[], %(unique_keys)s::text[], %(concurrency_keys)s::text[],
-    %(assigned_agents)s::uuid[], %(created_bys)s::uuid[], %(parents)s::uuid[]
+    %(assigned_agents)s::uuid[], %(created_bys)s::uuid[], %(parents)s::uuid[], %(resources)s::text[],
+    %(unique_seconds)s::float8[], %(free_at_starts)s::boolean[]
   ) AS g (task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, timeout_seconds,
-          unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id)
+          unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id,
+          resources, unique_seconds, free_at_start)
 ), keyed AS (
-  INSERT INTO tasks.unique_keys (unique_key, task_id)
-  SELECT unique_key, task_id FROM given WHERE unique_key IS NOT NULL ORDER BY unique_key
+  INSERT INTO tasks.unique_keys (unique_key, task_id, held_until, free_at_start)
+  SELECT unique_key, task_id, now() + make_interval(secs => unique_seconds), free_at_start FROM given WHERE unique_key IS NOT NULL ORDER BY unique_key
   ON CONFLICT (unique_key) DO NOTHING
   RETURNING task_id
 )
 INSERT INTO tasks.queue (
   task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
-  unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id)
+  unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources)
 SELECT task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries,
        make_interval(secs => timeout_seconds), unique_key, concurrency_key, assigned_agent_id, created_by_agent_id,
-       parent_task_id
+       parent_task_id, resources::varchar[]
 FROM given
 WHERE unique_key IS NULL OR task_id IN (SELECT k.task_id FROM keyed k)
 RETURNING task_id
@@ -90,8 +92,36 @@ RETURNING task_id
 SELECT unique_key, task_id FROM tasks.unique_keys WHERE unique_key = ANY(%(unique_keys)s::text[])
 
 -- name: add_dependencies
-INSERT INTO tasks.dependencies (task_id, depends_on_task_id)
-SELECT * FROM unnest(%(task_ids)s::uuid[], %(depends_on)s::uuid[])
+INSERT INTO tasks.dependencies (task_id, depends_on_task_id, dependency_type, input_name)
+SELECT * FROM unnest(%(task_ids)s::uuid[], %(depends_on)s::uuid[], %(kinds)s::text[], %(input_names)s::text[])
+
+-- name: inputs_of
+-- The results that a task's data dependencies brought: of each the newest completed attempt.
+SELECT COALESCE(d.input_name, d.depends_on_task_id::text) AS name, e.result::text AS result
+FROM tasks.dependencies d
+CROSS JOIN LATERAL (
+  SELECT x.result FROM tasks.executions x
+  WHERE x.task_id = d.depends_on_task_id AND x.status = 'completed'
+    AND x.execution_id >= partitions.uuid7_floor(partitions.uuid7_time(d.depends_on_task_id) - interval '10 minutes')
+  ORDER BY x.execution_id DESC LIMIT 1) e
+WHERE d.task_id = %(task_id)s AND d.dependency_type = 'data'
+ORDER BY 1
+
+-- name: free_old_keys
+-- Keys whose time is over and whose task has ended.
+DELETE FROM tasks.unique_keys k USING tasks.identity i
+WHERE k.held_until <= now() AND i.task_id = k.task_id
+  AND NOT EXISTS (
+    SELECT FROM tasks.queue q
+    WHERE q.task_id = i.task_id AND q.task_type = i.task_type AND q.completed_at IS NULL)
+RETURNING k.unique_key
+
+-- name: wake_waiters
+-- Resources that are free although somebody waits: whoever was to be next ended or was paused.
+SELECT tasks.wake_waiter(w.resource) AS task_type
+FROM (
+  SELECT DISTINCT x.resource FROM tasks.resource_waiters x
+  WHERE NOT EXISTS (SELECT FROM tasks.resource_holders h WHERE h.resource = x.resource)) w
 
 -- name: claim
 -- `gate` reads a few tiny tables, once: a type that no limit names is claimed by the ready index alone.
@@ -130,15 +160,16 @@ WITH gate AS MATERIALIZED (
         SELECT tasks.pick_limited(%(task_type)s, %(worker)s, $limit) AS task_id
         WHERE (SELECT g.is_limited AND NOT g.is_closed FROM gate g)) picked))
     AND q.task_type = %(task_type)s AND q.status = 'queued'
-  RETURNING q.task_id, q.attempt, q.retry_count, q.payload, q.max_execution_time, q.priority, q.created_at
+  RETURNING q.task_id, q.attempt, q.retry_count, q.payload, q.max_execution_time, q.priority, q.created_at, q.status
 ), opened AS (
   INSERT INTO tasks.executions (task_id, agent_id, execution_attempt, started_at)
-  SELECT c.task_id, %(worker)s, c.attempt, clock_timestamp() FROM claimed c
+  SELECT c.task_id, %(worker)s, c.attempt, clock_timestamp() FROM claimed c WHERE c.status = 'running'
   RETURNING execution_id, task_id
 )
+-- execution_id NULL: parked, one of its resources is taken
 SELECT c.task_id::uuid, c.attempt, c.retry_count, c.payload::text AS payload, o.execution_id,
        extract(epoch FROM c.max_execution_time)::float8 AS timeout_seconds
-FROM claimed c JOIN opened o ON o.task_id = c.task_id
+FROM claimed c LEFT JOIN opened o ON o.task_id = c.task_id
 ORDER BY c.priority DESC, c.created_at
 
 -- name: has_ready
@@ -147,7 +178,8 @@ SELECT EXISTS (
   WHERE r.task_type = %(task_type)s AND r.status = 'queued' AND r.assigned_agent_id IS NULL LIMIT 1) AS found
 
 -- name: finish
--- Fenced: nothing happens once the lease was taken over or the task was cancelled. next_types: those that wait for it.
+-- Fenced: nothing happens once the lease was taken over or the task was cancelled. next_types: those that wait for it, or
+-- for a resource that it holds.
 WITH done AS (
   UPDATE $leaf q SET
     status = 'completed',
@@ -155,7 +187,7 @@ WITH done AS (
     lease_until = NULL
   WHERE q.task_id = %(task_id)s AND q.task_type = %(task_type)s
     AND q.worker = %(worker)s AND q.attempt = %(attempt)s AND q.status = 'running'
-  RETURNING q.task_id
+  RETURNING q.task_id, q.resources
 ), closed AS (
   UPDATE tasks.executions e SET
     status = 'completed',
@@ -168,7 +200,9 @@ WITH done AS (
 )
 SELECT d.task_id::uuid, ARRAY(
   SELECT DISTINCT i.task_type::text FROM tasks.dependencies w JOIN tasks.identity i ON i.task_id = w.task_id
-  WHERE w.depends_on_task_id = d.task_id) AS next_types
+  WHERE w.depends_on_task_id = d.task_id
+  UNION
+  SELECT w.task_type FROM tasks.resource_waiters w WHERE w.resource = ANY(d.resources)) AS next_types
 FROM done d
 
 -- name: fail
@@ -292,7 +326,7 @@ ORDER BY q.expires_at LIMIT $limit FOR UPDATE SKIP LOCKED
 
 -- name: ready_types
 -- LATERAL with LIMIT: one probe of each leaf's ready index, whatever the backlog.
-SELECT t.task_type, t.queue FROM tasks.types t
+SELECT t.task_type FROM tasks.types t
 CROSS JOIN LATERAL (
   SELECT 1 FROM tasks.queue q
   WHERE q.task_type = t.task_type AND q.status = 'queued'

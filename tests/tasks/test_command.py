@@ -12,7 +12,7 @@ from operators.audit import Actor
 from operators.models import AuditEntry
 from tasks.claim import Failure, claim, fail
 from tasks.enqueue import enqueue
-from tasks.models import QueuePause, Task
+from tasks.models import Dependency, QueuePause, Task
 from tests.tasks.conftest import status_of
 
 pytestmark = pytest.mark.django_db
@@ -157,3 +157,21 @@ def test_a_queue_is_paused_until_a_moment():
     assert tasks("resume", "--queue", "gpu")["items"] == [{"queue": "gpu", "paused": False, "changed": True}]
     with pytest.raises(CommandError, match="in the future"):
         tasks("pause", "--queue", "gpu", "--until", "2020-01-01T00:00:00Z")
+
+
+def test_kinds_of_dependencies_and_resources_are_given_by_option():
+    first = tasks("enqueue", "echo", "--resource", "gpu", "--idempotency-key", "once")["items"][0]["task_id"]
+    assert tasks("enqueue", "echo", "--idempotency-key", "once")["items"][0]["task_id"] == first
+    tasks(
+        "enqueue",
+        "echo",
+        "--depends-on",
+        f"{first}:data:page",
+        "--depends-on",
+        tasks("enqueue", "echo")["items"][0]["task_id"],
+    )
+    kinds = Dependency.objects.order_by("dependency_type").values_list("dependency_type", "input_name")
+    assert list(kinds) == [("completion", None), ("data", "page")]
+    assert Task.objects.get(pk=first).resources == ["gpu"]
+    with pytest.raises(CommandError, match="kind='wish'"):
+        tasks("enqueue", "echo", "--depends-on", f"{first}:wish")

@@ -6,8 +6,11 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
+from pg.errors import Refused
+from tasks import known, registry
 from tasks.claim import cancel, claim, finish
-from tasks.enqueue import NewTask, TaskRefused, enqueue, enqueue_many
+from tasks.enqueue import QUERIES, NewTask, TaskRefused, enqueue, enqueue_many
+from tasks.leaves import register_types
 from tasks.models import Task, UniqueKey
 from tests.tasks.conftest import eventually, somebody_waits, status_of
 
@@ -161,3 +164,96 @@ def test_a_ticket_leaves_on_commit_and_not_on_rollback(monkeypatch):
         assert sent == []
     assert tickets.flush(5)
     assert sent == ["kept"]
+
+
+# -- keys ---------------------------------------------------------------------------------------------------
+def test_a_key_that_is_held_until_the_start_is_free_then(agent_id):
+    first = enqueue("echo", unique_key="k", unique_until="start")
+    assert enqueue("echo", unique_key="k", unique_until="start") == first
+    claim("echo", agent_id)
+    second = enqueue("echo", unique_key="k", unique_until="start")
+    assert second != first
+    assert UniqueKey.objects.get().task_id == second
+
+
+def test_a_key_is_held_for_its_time_even_if_its_task_has_ended(agent_id):
+    first = enqueue("echo", unique_key="k", unique_seconds=60)
+    finish(claim("echo", agent_id)[0], None)
+    assert enqueue("echo", unique_key="k") == first
+    assert QUERIES.run("free_old_keys") == []
+    UniqueKey.objects.update(held_until=timezone.now() - timedelta(hours=1))
+    assert QUERIES.run("free_old_keys") == [{"unique_key": "k"}]
+    assert enqueue("echo", unique_key="k") != first
+
+
+def test_a_key_whose_time_is_over_is_held_while_its_task_is_open(agent_id):
+    first = enqueue("echo", unique_key="k", unique_seconds=60)
+    UniqueKey.objects.update(held_until=timezone.now() - timedelta(hours=1))
+    assert QUERIES.run("free_old_keys") == []
+    assert enqueue("echo", unique_key="k") == first
+    finish(claim("echo", agent_id)[0], None)
+    assert not UniqueKey.objects.exists()
+
+
+def test_an_idempotent_call_is_done_once_a_day(agent_id):
+    first = enqueue("echo", idempotency_key="order 1")
+    finish(claim("echo", agent_id)[0], None)
+    assert enqueue("echo", idempotency_key="order 1") == first
+    assert Task.objects.count() == 1
+    held = UniqueKey.objects.get().held_until - timezone.now()
+    assert timedelta(hours=23) < held <= timedelta(hours=24)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"unique_until": "noon"}, "unique_until='noon'"),
+        ({"unique_key": "k", "unique_seconds": 0}, "unique_seconds=0"),
+        ({"unique_key": "k", "idempotency_key": "i"}, "not together"),
+        ({"idempotency_key": "i" * 241}, "1 to 240"),
+        ({"resources": [""]}, "resources=''"),
+        ({"concurrency_key": ""}, "concurrency_key=''"),
+    ],
+)
+def test_keys_and_resources_that_break_a_rule_are_refused(options, words):
+    with pytest.raises(TaskRefused, match=words):
+        enqueue("echo", **options)
+
+
+def test_resources_are_stored_as_they_are_named():
+    names = ['a "b"', "c,d", "e\\f", "{g}", "NULL"]
+    assert Task.objects.get(pk=enqueue("echo", resources=names)).resources == names
+
+
+# -- payloads -----------------------------------------------------------------------------------------------
+SCHEMA = {
+    "type": "object",
+    "properties": {"pages": {"type": "array", "items": {"type": "integer", "minimum": 1}}},
+    "required": ["pages"],
+}
+
+
+def test_a_payload_is_held_against_the_schema_of_its_type(handles):
+    handles("print", len, payload_schema=SCHEMA)
+    enqueue("print", {"pages": [1, 2]})
+    with pytest.raises(TaskRefused, match=r"\$.pages\[1\]: 0 is less than the minimum of 1"):
+        enqueue("print", {"pages": [1, 0]})
+    with pytest.raises(TaskRefused, match="'pages' is a required property"):
+        enqueue_many([NewTask(task_type="print", payload={"pages": []}), NewTask(task_type="print")])
+    assert Task.objects.count() == 1
+
+
+def test_a_schema_and_options_that_another_process_registered_hold_here_too(handles):
+    handles("print", len, payload_schema=SCHEMA, max_retries=9, queue="paper")
+    register_types()
+    registry.forget_handler("print")
+    known._learned.clear()
+    with pytest.raises(TaskRefused, match="required property"):
+        enqueue("print", {})
+    task = Task.objects.get(pk=enqueue("print", {"pages": []}))
+    assert (task.max_retries, known.last_known("print").queue) == (9, "paper")
+
+
+def test_what_is_no_schema_is_refused_with_the_handler():
+    with pytest.raises(Refused, match="payload_schema"):
+        registry.handler("print", payload_schema={"type": "list"})

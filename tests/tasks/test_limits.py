@@ -12,7 +12,7 @@ from kombu import Queue
 from operators.audit import Actor
 from operators.models import AuditEntry
 from pg.errors import Refused
-from tasks import jobs, queues, registry, tickets
+from tasks import jobs, known, queues, registry, tickets
 from tasks.claim import claim, finish, finish_and_claim_next, lease_limits
 from tasks.enqueue import NewTask, enqueue, enqueue_many
 from tasks.leaves import leaf_of, register_types
@@ -308,10 +308,10 @@ def test_a_ticket_that_waited_is_spent_by_weight(two_types, handles, agent_id, m
 
 
 def test_the_queue_of_a_type_without_handler_here_is_looked_up(two_types):
-    TaskType.objects.create(task_type="far", partition_name="tasks.queue_default", queue="gpu")
-    queues._learned.clear()
+    TaskType.objects.create(task_type="far", partition_name="tasks.queue_default", options={"queue": "gpu"})
+    known._learned.clear()
     assert queues.queue_of("far") == "default"
-    queues.learn(["far", "unknown", "a"])
+    known.learn(["far", "unknown", "a"])
     assert [queues.queue_of(name) for name in ("far", "unknown", "a")] == ["gpu", "default", "shared"]
 
 

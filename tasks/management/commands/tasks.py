@@ -14,7 +14,7 @@ from pg.querysets import ID_TOLERANCE
 from tasks import stats
 from tasks.claim import cancel
 from tasks.control import failed_tasks, get_task, redrive, rerun, retry
-from tasks.enqueue import TaskRefused, enqueue, parse_payload
+from tasks.enqueue import After, TaskRefused, enqueue, parse_payload
 from tasks.leaves import leaf_of
 from tasks.limits import BOUNDS, Bounds, remove_limit, set_limit
 from tasks.models import Execution, Limit, Pause, Task, TaskPriority, TaskStatus, TaskType
@@ -59,9 +59,20 @@ def add_enqueue(command: OperatorCommand) -> None:
     parser.add_argument("--priority", choices=TaskPriority.values)
     parser.add_argument("--scheduled-at", type=moment, help="not before, ISO 8601 with a time zone")
     parser.add_argument("--expires-at", type=moment, help="cancelled when not started by then")
-    parser.add_argument("--depends-on", type=uuid_of, action="append", default=[], metavar="TASK_ID")
+    parser.add_argument(
+        "--depends-on",
+        type=after,
+        action="append",
+        default=[],
+        metavar="TASK_ID[:KIND[:NAME]]",
+        help="kinds: completion, start, data, resource",
+    )
+    parser.add_argument(
+        "--resource", dest="resources", action="append", default=[], help="of which it needs all"
+    )
     parser.add_argument("--parent", type=uuid_of)
     parser.add_argument("--unique-key")
+    parser.add_argument("--idempotency-key", help="once a day for this key")
     parser.add_argument("--concurrency-key")
     parser.add_argument("--assigned-agent", type=uuid_of)
     parser.add_argument("--max-retries", type=int)
@@ -123,6 +134,13 @@ def uuid_of(text: str) -> UUID:
         raise ArgumentTypeError(f"{text!r} is not a UUID\nHINT: see `manage.py tasks list`") from None
 
 
+def after(text: str) -> After:
+    """Read "<task id>", "<task id>:data" or "<task id>:data:<name>"."""
+    task_id, _, rest = text.partition(":")
+    kind, _, name = rest.partition(":")
+    return After(uuid_of(task_id), kind or "completion", name or None)
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -166,7 +184,7 @@ def row_of(task: Task) -> dict[str, Any]:
 
 
 def enqueue_task(
-    task_type: str, payload: str, depends_on: list[UUID], any_type: bool, **options: Any
+    task_type: str, payload: str, depends_on: list[After], any_type: bool, **options: Any
 ) -> Answer:
     value = parse_payload(payload)
     if not any_type:
@@ -178,7 +196,9 @@ def enqueue_task(
         "expires_at",
         "parent",
         "unique_key",
+        "idempotency_key",
         "concurrency_key",
+        "resources",
         "assigned_agent",
     )
     given = {name: options[name] for name in (*names, "max_retries", "timeout_seconds")}

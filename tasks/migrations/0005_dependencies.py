@@ -1,0 +1,17 @@
+from django.db import migrations, models
+
+from pg.operations import RunSQLFile
+
+
+class Migration(migrations.Migration):
+    dependencies = [('tasks', '0004_queue_keys')]
+    operations = [
+        migrations.SeparateDatabaseAndState(
+            database_operations=[RunSQLFile('tasks', '0005_dependencies')],
+            state_operations=[
+                migrations.AddField('Dependency', 'input_name', models.CharField(blank=True, max_length=255, null=True)),
+                migrations.AddField('UniqueKey', 'held_until', models.DateTimeField(null=True)),
+                migrations.AddField('UniqueKey', 'free_at_start', models.BooleanField(default=False)),
+            ],
+        ),
+    ]

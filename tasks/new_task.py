@@ -1,0 +1,160 @@
+"""A task that is to be enqueued, and the rules that it is held against before anything is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pg.errors import Refused
+from pg.json import dump_json
+from pg.uuid7 import uuid7
+from tasks.known import policy_for
+from tasks.models import Dependency, TaskPriority
+from tasks.payloads import find_fault
+
+IDEMPOTENT_SECONDS = 86_400.0
+
+
+class TaskRefused(Refused):
+    """A task breaks a rule; nothing was enqueued."""
+
+
+@dataclass(frozen=True)
+class After:
+    """What a task waits for: that the other task is completed (`completion`), has started once (`start`), has ended in
+    whatever way (`resource`), or is completed and gives its result (`data`), which the handler finds in
+    `context.inputs()` under `name` (None: the other's id)."""
+
+    task_id: UUID
+    kind: str = Dependency.Kind.COMPLETION.value
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTask:
+    """A task to enqueue. None for priority, max_retries and timeout_seconds: what the type's handler declares.
+
+    `scheduled_at`, `expires_at`: aware moments; not before the one, cancelled as expired when it has not started by the
+    other. `depends_on`: tasks that must complete first, or an `After` for each; when one fails or is cancelled, so is
+    this. `resources`: names of which no other running task may hold any.
+
+    `unique_key`: only one open task may hold it, over all types; with `unique_until="start"` only until it starts, with
+    `unique_seconds` for so long in any case. `idempotency_key`: as a unique key that is held for a day.
+    `concurrency_key`: whom the work is for; limits and turns go by it. `assigned_agent`: only that agent may claim it.
+    `task_id`: chosen by the caller, with `pg.uuid7.uuid7()`.
+    """
+
+    task_type: str
+    payload: Any = field(default_factory=dict)
+    name: str | None = None
+    priority: str | None = None
+    scheduled_at: datetime | None = None
+    expires_at: datetime | None = None
+    depends_on: Sequence[UUID | After] = ()
+    resources: Sequence[str] = ()
+    parent: UUID | None = None
+    unique_key: str | None = None
+    unique_until: str = "end"
+    unique_seconds: float | None = None
+    idempotency_key: str | None = None
+    concurrency_key: str | None = None
+    assigned_agent: UUID | None = None
+    created_by_agent: UUID | None = None
+    task_id: UUID | None = None
+    max_retries: int | None = None
+    timeout_seconds: float | None = None
+
+
+def row_of(task: NewTask) -> dict[str, Any]:
+    """Return the task's columns, defaults filled in; raise TaskRefused with the name, the value and the rule."""
+    policy = policy_for(task.task_type)
+    priority = policy.priority if task.priority is None else task.priority
+    max_retries = policy.max_retries if task.max_retries is None else task.max_retries
+    timeout_seconds = policy.timeout_seconds if task.timeout_seconds is None else task.timeout_seconds
+    _require("task_type", task.task_type, 1 <= len(task.task_type) <= 100, "must have 1 to 100 characters")
+    _require("priority", priority, priority in TaskPriority.values, f"must be one of {TaskPriority.values}")
+    _require("max_retries", max_retries, max_retries >= 0, "must be 0 or more")
+    _require("timeout_seconds", timeout_seconds, timeout_seconds > 0, "must be more than 0")
+    unique_key, unique_seconds = _key_of(task)
+    for after in afters_of(task):
+        _require(
+            "kind",
+            after.kind,
+            after.kind in Dependency.Kind.values,
+            f"must be one of {Dependency.Kind.values}",
+        )
+        _require("name", after.name, after.name is None or after.kind == "data", "only data has a name")
+        _require_length("name", after.name, 255)
+    for resource in task.resources:
+        _require_length("resources", resource, 255)
+    _require_length("concurrency_key", task.concurrency_key, 255)
+    _require_length("name", task.name, 255)
+    for name, moment in (("scheduled_at", task.scheduled_at), ("expires_at", task.expires_at)):
+        _require(name, moment, moment is None or moment.tzinfo is not None, "must have a time zone")
+    return {
+        "task_id": task.task_id or uuid7(),
+        "task_type": task.task_type,
+        "task_name": task.name,
+        "payload": _payload_of(task, policy.payload_schema),
+        "priority": str(priority),
+        "scheduled_at": task.scheduled_at,
+        "expires_at": task.expires_at,
+        "max_retries": max_retries,
+        "timeout_seconds": float(timeout_seconds),
+        "unique_key": unique_key,
+        "concurrency_key": task.concurrency_key,
+        "assigned_agent": task.assigned_agent,
+        "created_by": task.created_by_agent,
+        "parent": task.parent,
+        # arrays of arrays must be of one length: as text, for PostgreSQL to read
+        "resources": _array_of(task.resources) if task.resources else None,
+        "unique_seconds": unique_seconds,
+        "free_at_start": task.unique_until == "start",
+    }
+
+
+def _key_of(task: NewTask) -> tuple[str | None, float | None]:
+    """Return the task's key, and for how many seconds it is held at least."""
+    _require("unique_until", task.unique_until, task.unique_until in ("start", "end"), "must be start or end")
+    seconds = task.unique_seconds
+    _require("unique_seconds", seconds, seconds is None or seconds > 0, "must be more than 0")
+    if task.idempotency_key is None:
+        _require_length("unique_key", task.unique_key, 255)
+        return task.unique_key, seconds
+    _require("unique_key", task.unique_key, task.unique_key is None, "not together with idempotency_key")
+    _require_length("idempotency_key", task.idempotency_key, 240)
+    return f"idempotency:{task.idempotency_key}", IDEMPOTENT_SECONDS if seconds is None else seconds
+
+
+def _array_of(texts: Sequence[str]) -> str:
+    """Return texts as PostgreSQL writes an array."""
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+
+
+def _require(name: str, value: object, is_right: bool, rule: str) -> None:
+    if not is_right:
+        raise TaskRefused(f"{name}={value!r}: {rule}")
+
+
+def _require_length(name: str, value: str | None, longest: int) -> None:
+    if value is not None:
+        _require(name, value, 1 <= len(value) <= longest, f"must have 1 to {longest} characters")
+
+
+def _payload_of(task: NewTask, schema: Mapping[str, Any] | None) -> str:
+    try:
+        text = dump_json(task.payload)
+    except ValueError as error:
+        raise TaskRefused(f"payload of {task.task_type}: {error}") from error
+    fault = find_fault(task.payload, schema) if schema is not None else None
+    if fault:
+        raise TaskRefused(
+            f"payload of {task.task_type}: {fault}", "see `manage.py tasks types` for its schema"
+        )
+    return text
+
+
+def afters_of(task: NewTask) -> list[After]:
+    return [after if isinstance(after, After) else After(after) for after in task.depends_on]
