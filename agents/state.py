@@ -40,7 +40,7 @@ def write_state(
     try:
         with transaction.atomic():
             if epoch is not None:
-                _hold_epoch(agent_id, epoch)
+                hold_epoch(agent_id, epoch)
             return [_set(agent_id, key, values[key], expires_at) for key in sorted(values)]
     except IntegrityError as error:
         if "registry" not in str(error):
@@ -67,7 +67,7 @@ def _size_bytes(value: Any) -> int:
         raise Refused(f"state value is not JSON: {error}") from error
 
 
-def _hold_epoch(agent_id: UUID, epoch: int) -> None:
+def hold_epoch(agent_id: UUID, epoch: int) -> None:
     """Refuse an older incarnation, and hold the epoch until the transaction ends. Writers share the lock."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT epoch FROM agents.registry WHERE agent_id = %s FOR SHARE", [agent_id])
@@ -85,12 +85,17 @@ def _set(agent_id: UUID, key: str, value: Any, expires_at: datetime | None) -> A
     row, is_new = AgentState.objects.get_or_create(
         agent_id=agent_id, state_key=key, defaults={"state_value": stored, "expires_at": expires_at}
     )
-    if not is_new and (row.state_value, row.expires_at) != (value, expires_at):
+    if not is_new and (canonical(row.state_value), row.expires_at) != (canonical(value), expires_at):
         row.state_value, row.expires_at = stored, expires_at
         row.save(update_fields=["state_value", "expires_at"])
         row.refresh_from_db(fields=["version", "updated_at", "checksum"])
     row.state_value = value
     return row
+
+
+def canonical(value: Any) -> str:
+    """Return what two spellings of one JSON value share. Python's == takes false for 0 and true for 1."""
+    return json.dumps(value, sort_keys=True)
 
 
 def read_state(agent_id: UUID, keys: Collection[str] | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from uuid import UUID
 PLAIN = re.compile(r"[-/_a-zA-Z0-9]+(\.[-/_a-zA-Z0-9]+)*\Z")
 KEPT = frozenset(b"-/_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 ESCAPE = re.compile(rb"=([0-9A-F]{2})")
+FENCE = ".=epoch"
 SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*\Z")
 
 
@@ -34,6 +35,16 @@ def decode_key(encoded: str) -> str:
 def agent_state_key(agent_id: UUID | str, state_key: str) -> str:
     """Return the key in AGENT_STATE of one key of an agent's state."""
     return f"{agent_id}.{encode_key(state_key)}"
+
+
+def fence_key(agent_id: UUID | str) -> str:
+    """Return the key in AGENT_STATE that holds the agent's epoch: no state key is encoded like that."""
+    return f"{agent_id}{FENCE}"
+
+
+def is_fence(key: str) -> bool:
+    """Tell whether a key of AGENT_STATE holds an epoch, not state."""
+    return key.endswith(FENCE)
 
 
 def is_subject(text: str) -> bool:

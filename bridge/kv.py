@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import nats.js.errors
 from nats.aio.msg import Msg
@@ -17,6 +17,7 @@ from nats.js.client import JetStreamContext
 from bridge.connection import Client
 from bridge.publisher import Message, Outcome
 from bridge.topology import Bucket
+from pg.errors import Unreachable
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 TTL = "Nats-TTL"
@@ -74,6 +75,11 @@ def parse_ttl(text: str | None) -> int | None:
     return (total + int(number or 0)) or None
 
 
+def epoch_of(created: datetime | None) -> int:
+    """Return when a bucket was made in microseconds since 1970: revisions of another one mean other writes."""
+    return (created - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) if created else 0
+
+
 def ttl_header(seconds: int | None) -> dict[str, str]:
     return {} if seconds is None else {TTL: f"{seconds}s"}
 
@@ -100,6 +106,8 @@ async def read_entry_of_leader(client: Client, bucket: Bucket, key: str, timeout
         found = await jetstream.get_last_msg(bucket.stream, bucket.subject(key))
     except nats.js.errors.NotFoundError:
         return ABSENT
+    except nats.js.errors.APIError as error:  # no leader just now, for instance
+        raise Unreachable(f"bucket {bucket.name}: {error.description}", "see nats-server's log") from error
     stored_at = found.time.timestamp() if found.time else 0.0
     return Entry(found.seq, found.data or b"", found.headers or {}, stored_at)
 

@@ -172,3 +172,9 @@ def wait_until_somebody_waits_for_a_lock() -> None:
             if cursor.fetchone()[0]:
                 return
     raise AssertionError("nobody waits for a lock")
+
+
+def test_false_is_not_zero_and_true_is_not_one(agent):
+    for value in (False, 0, True, 1, [False], [0]):
+        write_state(agent.pk, {"a": value})
+        assert str(read_state(agent.pk)["a"]) == str(value)

@@ -11,6 +11,7 @@ from bridge.outbox import read_depth
 from bridge.reconcile import reconcile
 from bridge.runner import Relay
 from bridge.session import open_session
+from bridge.state_command import add_state_verb
 from operators.command import Answer, OperatorCommand
 from pg.errors import MisterSmithError
 
@@ -24,6 +25,7 @@ class Command(OperatorCommand):
         plan.add_argument("--dry-run", action="store_true", help="only print the steps")
         compare = self.add_verb("reconcile", run_reconcile, "compare PostgreSQL with KV and repair KV")
         compare.add_argument("--dry-run", action="store_true", help="only report")
+        add_state_verb(self)
         self.add_verb("status", show_status, "what waits, who leads, what the server holds")
 
 
