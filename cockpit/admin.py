@@ -61,6 +61,7 @@ class StyledPeriodicTaskForm(PeriodicTaskForm):
 @admin.register(PeriodicTask)
 class StyledPeriodicTaskAdmin(PeriodicTaskAdmin, RoomAdmin):
     form = StyledPeriodicTaskForm
+    change_form_template = None  # its own has a script in the page, for the plain admin
 
 
 @admin.register(CrontabSchedule)

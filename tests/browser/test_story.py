@@ -29,6 +29,26 @@ def test_a_paused_type_can_be_opened(open_page, fleet):
     expect(page.get_by_text("the index is being moved")).to_be_visible()
 
 
+def test_a_script_that_got_into_a_page_does_not_run(open_page):
+    page = open_page("/admin/")
+    page.watch.expected.append("Content Security Policy")
+    refused = page.evaluate(
+        """() => new Promise(resolve => {
+            const refused = [];
+            document.addEventListener("securitypolicyviolation", event => {
+                refused.push(event.effectiveDirective);
+                if (refused.length === 2) resolve(refused);
+            });
+            const script = document.createElement("script");
+            script.textContent = "window.hasRun = true";
+            document.body.append(script);
+            document.body.insertAdjacentHTML("beforeend", "<img src='data:,' onerror='window.hasRun = true'>");
+        })"""
+    )
+    assert sorted(refused) == ["script-src-attr", "script-src-elem"]
+    assert page.evaluate("window.hasRun") is None
+
+
 def test_a_long_list_is_walked_with_the_keyboard(open_page):
     enqueue_many(NewTask(task_type="long", payload={"number": number}) for number in range(60))
     page = open_page("/admin/tasks/task/?task_type=long")

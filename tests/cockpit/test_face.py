@@ -72,3 +72,13 @@ def test_the_navigation_hides_what_one_may_not_see(client):
     client.force_login(User.objects.create_user("nobody", is_staff=True))
     page = client.get(reverse("admin:index")).content.decode()
     assert reverse("admin:tasks_task_changelist") not in page
+
+
+@pytest.mark.parametrize("path", ["/", "/admin/", "/admin/login/", "/admin/nowhere/", "/nowhere", "/healthz"])
+def test_every_answer_says_what_a_page_may_load(admin_client, path):
+    policy = admin_client.get(path)["Content-Security-Policy"]
+    directives = {name: values for name, *values in (part.split() for part in policy.split(";"))}
+    assert directives["default-src"] == ["'none'"]
+    assert directives["script-src"] == ["'self'", "'unsafe-eval'"]
+    assert "'unsafe-inline'" not in directives["style-src-elem"]
+    assert not re.search(r"https?:|\*", policy)
