@@ -76,7 +76,11 @@ INSERT INTO tasks.limits (scope, name, fair_keys, rate_limit, rate_seconds) VALU
 INSERT INTO tasks.starts (start_id, limit_id, started_at, number)
 SELECT pg_temp.id(n.p, 'start', n.n), CASE WHEN n.n % 200 = 0 THEN l.limit_id ELSE pg_temp.id('01800000-0000-7', 'limit', n.n % 199) END, n.at, 1
 FROM numbers n, tasks.limits l;
-INSERT INTO tasks.unique_keys SELECT 'key ' || n, task_id FROM numbers;
+INSERT INTO tasks.unique_keys
+SELECT 'key ' || n, task_id, CASE WHEN n % 1000 = 0 THEN now() - interval '1 hour' END FROM numbers;
+INSERT INTO tasks.resource_holders SELECT 'resource ' || n, task_id FROM numbers;
+INSERT INTO tasks.resource_waiters
+SELECT task_id, 'type ' || n % 10, CASE n WHEN 1 THEN 'free' ELSE 'resource ' || n END, 'normal' FROM numbers;
 INSERT INTO tasks.executions (execution_id, task_id, agent_id, execution_attempt, started_at, completed_at, status, result)
 SELECT pg_temp.id(n.p, 'execution', n.n), n.task_id, w.agent_id, 1, n.at, CASE WHEN n.n % 300 <> 1 THEN n.at END,
        (CASE WHEN n.n % 300 <> 1 THEN 'completed' ELSE 'running' END)::task_status_type, CASE WHEN n.n % 300 <> 1 THEN '{}'::jsonb END

@@ -29,6 +29,8 @@ from sessions.lifecycle import purge_expired, revoke_all
 from sessions.models import Session
 from tasks.claim import claim
 from tasks.control import failed_tasks
+from tasks.enqueue import QUERIES as TASKS_QUERIES
+from tasks.enqueue import After, enqueue
 from tasks.models import Dependency, Execution, Task, UniqueKey
 from tasks.stats import count_living_workers
 from tasks.sweep import cancel_expired, promote_due, take_back_leases
@@ -261,7 +263,27 @@ def keys_of_a_task(sample: Sample) -> None:
     listed(UniqueKey, q=sample.task)
 
 
-@serves("idx_tasks_queue_parent", "idx_tasks_dependencies_depends_on", "idx_tasks_unique_keys_task")
+@serves("idx_tasks_dependencies_backward")
+def a_task_that_waits_for_another(sample: Sample) -> None:
+    enqueue("type 3", depends_on=[After(sample.task, "resource")])
+
+
+@serves("idx_tasks_unique_keys_held")
+def keys_whose_time_is_over(_: Sample) -> None:
+    assert TASKS_QUERIES.run("free_old_keys")
+
+
+@serves("idx_tasks_resource_waiters_best")
+def who_is_next_for_a_resource(_: Sample) -> None:
+    TASKS_QUERIES.run("wake_waiters")
+
+
+@serves(
+    "idx_tasks_queue_parent",
+    "idx_tasks_dependencies_depends_on",
+    "idx_tasks_unique_keys_task",
+    "idx_tasks_resource_holders_task",
+)
 def a_task_goes(sample: Sample) -> None:
     rows("DELETE FROM tasks.queue WHERE task_id = %s RETURNING task_id", [sample.task])
 
