@@ -143,6 +143,14 @@ PARTITIONS_LOCK_TIMEOUT_MS = integer("MISTERSMITH_PARTITIONS_LOCK_TIMEOUT_MS", 1
 # -- recovery (design section 7) ----------------------------------------------------------------------------
 BACKUP_DIR = Path(env.str("MISTERSMITH_BACKUP_DIR", default=str(MISTERSMITH_HOME / "backups"))).resolve()
 BACKUP_LOGICAL_KEEP_DAYS = integer("MISTERSMITH_BACKUP_LOGICAL_KEEP_DAYS", 30, 1, 36_500)
+BACKUP_SERVER = boolean("MISTERSMITH_BACKUP_SERVER", True)  # base backups besides logical ones
+BACKUP_RATE_MB = integer("MISTERSMITH_BACKUP_RATE_MB", 100, 0, 100_000)  # 0: as fast as it goes
+BACKUP_COMPRESS: str = env.str("MISTERSMITH_BACKUP_COMPRESS", default="")  # pg_basebackup's, "server-gzip:1"
+BACKUP_PITR_DAYS = integer("MISTERSMITH_BACKUP_PITR_DAYS", 7, 1, 3_650)
+BACKUP_KEEP_DAYS = integer("MISTERSMITH_BACKUP_KEEP_DAYS", 30, 0, 36_500)
+BACKUP_KEEP_WEEKS = integer("MISTERSMITH_BACKUP_KEEP_WEEKS", 12, 0, 5_200)
+BACKUP_KEEP_MONTHS = integer("MISTERSMITH_BACKUP_KEEP_MONTHS", 12, 0, 1_200)
+BACKUP_KEEP_NEWEST = integer("MISTERSMITH_BACKUP_KEEP_NEWEST", 2, 1, 1_000)
 PG_BIN_DIR: str = env.str("PG_BIN_DIR", default="")  # "": the wheel's programs, then the system's
 
 # -- monitoring (docs/monitoring.md) --------------------------------------------------------------------------

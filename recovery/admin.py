@@ -9,7 +9,8 @@ from kombu.exceptions import OperationalError
 
 from pg.admin import ReadOnlyAdmin
 from recovery.jobs import verify_job
-from recovery.models import Backup, TestResult
+from recovery.models import ArchiveState, Backup, RestorePoint, TestResult, Timeline, WalSegment
+from recovery.wal import lsn_text
 
 
 @admin.register(Backup)
@@ -66,3 +67,46 @@ class TestResultAdmin(ReadOnlyAdmin):
     )
     list_filter = ("test_type", "test_status", "data_verification_passed")
     search_fields = ("notes",)
+
+
+@admin.register(WalSegment)
+class WalSegmentAdmin(ReadOnlyAdmin):
+    list_display = ("name", "size", "archived_at", "checked_at", "last_commit_at", "problem")
+    list_filter = (("problem", admin.EmptyFieldListFilter), "timeline")
+    search_fields = ("name",)
+
+    @admin.display(ordering="stored_bytes")
+    def size(self, segment: WalSegment) -> str:
+        return filesizeformat(segment.stored_bytes)
+
+
+@admin.register(RestorePoint)
+class RestorePointAdmin(ReadOnlyAdmin):
+    list_display = ("name", "timeline", "position", "segment")
+    search_fields = ("name",)
+
+    @admin.display(description="position", ordering="lsn")
+    def position(self, point: RestorePoint) -> str:
+        return lsn_text(point.lsn)
+
+
+@admin.register(Timeline)
+class TimelineAdmin(ReadOnlyAdmin):
+    list_display = ("timeline", "parent", "left_at")
+
+    @admin.display(description="left its parent at", ordering="switch_lsn")
+    def left_at(self, row: Timeline) -> str:
+        return lsn_text(row.switch_lsn)
+
+
+@admin.register(ArchiveState)
+class ArchiveStateAdmin(ReadOnlyAdmin):
+    list_display = ("system_identifier", "timeline", "archived_to", "last_commit_at", "checked_at", "trouble")
+
+    @admin.display(description="archived to", ordering="archived_lsn")
+    def archived_to(self, state: ArchiveState) -> str:
+        return lsn_text(state.archived_lsn)
+
+    @admin.display(description="problems")
+    def trouble(self, state: ArchiveState) -> str:
+        return "; ".join(state.problems) or "none"

@@ -14,5 +14,26 @@ class RecoveryConfig(AppConfig):
             "recovery.daily_backup",
             crontab="30 2 * * *",
             expire_seconds=6 * 3600,
-            description="Backs the database up, verifies that by restoring it, removes what is out of retention.",
+            description="Backs up the database and what changed of the server, verifies, prunes.",
+        )
+        declare_schedule(
+            "recovery: weekly backup",
+            "recovery.weekly_backup",
+            crontab="0 1 * * 0",
+            expire_seconds=6 * 3600,
+            description="A logical and a base backup, a restore drill of it, prunes.",
+        )
+        declare_schedule(
+            "recovery: restore drill",
+            "recovery.drill",
+            crontab="30 5 * * *",
+            expire_seconds=6 * 3600,
+            description="Restores the server into a scratch one, to now or to a moment in the window, and checks it.",
+        )
+        declare_schedule(
+            "recovery: WAL archive",
+            "recovery.look_at_archive",
+            every_seconds=60,
+            expire_seconds=50,
+            description="Looks for gaps and damage in the WAL archive.",
         )

@@ -7,6 +7,8 @@ differ, the newer `updated_at` is right. Layout of the backup folder:
     logical/<time>-<backup_id>/      a finished backup: dump/, globals.sql, manifest.json (written last)
     logical/.partial-<backup_id>/    one that is being made, or was interrupted: never restored from
     logical/.trash-<backup_id>/      one that is being removed
+    base/...                         the same of base and incremental backups: data/, manifest.json
+    wal/                             the archive (see recovery.wal_archive), bin/ its program
 """
 
 import fcntl
@@ -14,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -34,12 +36,19 @@ from recovery.models import Backup
 log = logging.getLogger(__name__)
 FIELDS = [field.attname for field in Backup._meta.concrete_fields]
 Status = Backup.Status
+FOLDERS = ("logical", "base")
 NEWEST = "newest"
 
 
 # -- places -------------------------------------------------------------------------------------------------
 def root() -> Path:
     return Path(settings.BACKUP_DIR)
+
+
+def below(pattern: str) -> Iterator[Path]:
+    """Yield what matches in the folders that backups lie in."""
+    for name in FOLDERS:
+        yield from root().glob(f"{name}/{pattern}")
 
 
 def folder_of(backup: Backup) -> Path:
@@ -66,7 +75,7 @@ def is_stored(backup: Backup) -> bool:
 def make_folders() -> None:
     """Make the backup folder, which only its owner may enter. Raises RecoveryError."""
     try:
-        for name in ("", "catalogue", "logical"):
+        for name in ("", "catalogue", *FOLDERS):
             (root() / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise RecoveryError(
@@ -168,7 +177,7 @@ def read_entries(warnings: list[str]) -> Iterator[Backup]:
             continue
         known.add(backup.pk)
         yield backup
-    for path in sorted(root().glob(f"logical/[!.]*/{manifest.NAME}")):
+    for path in sorted(below(f"[!.]*/{manifest.NAME}")):
         found = read_finished(str(path.parent.relative_to(root())))
         if found is not None and found.pk not in known:
             yield found
@@ -194,21 +203,29 @@ def read_finished(location: str) -> Backup | None:
             size_bytes=manifest.size_of(folder),
             manifest_sha256=manifest.sha256_of(folder / manifest.NAME),
             row_counts=body["row_counts"],
+            parent_id=UUID(body["parent_id"]) if body.get("parent_id") else None,
+            has_wal=body.get("has_wal", False),
+            **{name: body.get(name) for name in ("system_identifier", "timeline", "start_lsn", "end_lsn")},
         )
     except (Damaged, KeyError, ValueError, OSError) as error:
         log.warning("%s: %s", folder, error)
         return None
 
 
-def find(wanted: str) -> tuple[Backup, list[str]]:
-    """Return the backup of this id, or of the only id that begins so, or the `newest` verified one; and warnings.
+def find(wanted: str, kinds: Collection[str] = tuple(Backup.Kind)) -> tuple[Backup, list[str]]:
+    """Return the backup of this id, or of the only id that begins so, or the `newest` verified one of these kinds;
+    and warnings.
 
     Raises UnknownBackup.
     """
     backups, warnings = load_all()
     if wanted == NEWEST:
-        matching = [backup for backup in backups if backup.status == Status.VERIFIED][:1]
-        missing = "no backup is verified yet"
+        matching = [b for b in backups if b.status == Status.VERIFIED and b.kind in kinds][:1]
+        missing = (
+            f"no {' or '.join(kinds)} backup is verified yet"
+            if len(kinds) < len(Backup.Kind)
+            else "no backup is verified yet"
+        )
     else:
         matching = [backup for backup in backups if str(backup.pk).startswith(wanted)]
         missing = f"{wanted}: {len(matching)} backups have an id that begins so"
@@ -232,7 +249,7 @@ def tidy() -> list[Backup]:
             settle_interrupted(backup)
         else:
             bring_in_step(backup)
-    for path in root().glob("logical/.partial-*"):
+    for path in below(".partial-*"):
         shutil.rmtree(path, ignore_errors=True)
     return load_all()[0]
 

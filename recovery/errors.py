@@ -24,13 +24,13 @@ class NoSpace(RecoveryError, Refused):
 
 
 class ToolFailed(RecoveryError):
-    """A program of PostgreSQL's ended with an error. `words` is all that it said."""
+    """A program of PostgreSQL's ended with an error. `words` is all that it said, `code` how it ended."""
 
     retry = True
 
-    def __init__(self, message: str, hint: str = "", words: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", words: str = "", code: int = 1) -> None:
         super().__init__(message, hint)
-        self.words = words
+        self.words, self.code = words, code
 
     def is_only(self, harmless: str) -> bool:
         """Tell whether every error that it named is this one, and it went on to its end."""
@@ -48,3 +48,11 @@ class Damaged(RecoveryError, Refused):
 
 class TargetInUse(RecoveryError, Refused):
     """The database to restore into exists and is not empty; it was left as it is."""
+
+
+class NotReachable(RecoveryError, Refused):
+    """A restore would not reach its target, or would silently give something else; nothing was begun."""
+
+
+class RestoreFailed(RecoveryError):
+    """The replay ended before its target; what it had made is gone again."""

@@ -2,9 +2,11 @@
 
 from celery import shared_task
 
-from recovery.daily import run_daily
+from recovery.continuity import look_at_archive
+from recovery.daily import Day, run_daily, run_weekly
 from recovery.errors import Busy
-from recovery.verify import verify
+from recovery.physical import back_up_server
+from recovery.proving import prove, run_scheduled_drill
 
 # 20 minutes from the soft limit, which notes the failure and removes what is half-made, to the hard one
 SOFT_SECONDS = 6 * 3600
@@ -15,9 +17,51 @@ BUSY_SECONDS = 60
 @shared_task(name="recovery.daily_backup", soft_time_limit=SOFT_SECONDS, time_limit=HARD_SECONDS)
 def daily_backup_job() -> dict[str, object]:
     """Back up, verify, prune. Safe twice, late or beside itself: the second of two at once ends with Busy."""
-    day = run_daily()
+    return summary_of(run_daily())
+
+
+def summary_of(day: Day) -> dict[str, object]:
     removed = sum(step.action == "remove" for step in day.steps)
-    return {"backup_id": str(day.backup.pk), "problems": day.verdict.problems, "removed": removed}
+    return {"backup_id": str(day.backup.pk), "problems": day.problems, "removed": removed}
+
+
+@shared_task(name="recovery.weekly_backup", soft_time_limit=SOFT_SECONDS, time_limit=HARD_SECONDS)
+def weekly_backup_job() -> dict[str, object]:
+    """The same with a base backup and a drill of it. Safe twice, late or beside itself, as the daily one is."""
+    return summary_of(run_weekly())
+
+
+@shared_task(name="recovery.look_at_archive", soft_time_limit=600, time_limit=660)
+def look_at_archive_job() -> list[str]:
+    """Look for gaps in the WAL archive; return the problems. Safe twice, late or beside itself: rows say what was
+    seen."""
+    return look_at_archive().problems
+
+
+@shared_task(
+    name="recovery.drill",
+    soft_time_limit=SOFT_SECONDS,
+    time_limit=HARD_SECONDS,
+    autoretry_for=(Busy,),
+    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
+)
+def drill_job() -> list[str]:
+    """Restore into a scratch server; return the problems. Safe twice; while another run holds the lock it comes
+    back."""
+    return run_scheduled_drill().problems
+
+
+@shared_task(
+    name="recovery.back_up_server",
+    soft_time_limit=SOFT_SECONDS,
+    time_limit=HARD_SECONDS,
+    autoretry_for=(Busy,),
+    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
+)
+def back_up_server_job(incremental: bool = False) -> str:
+    """Make a base or incremental backup; return its id. Twice makes two; while another run holds the lock it comes
+    back."""
+    return str(back_up_server(incremental).pk)
 
 
 @shared_task(
@@ -29,4 +73,4 @@ def daily_backup_job() -> dict[str, object]:
 )
 def verify_job(backup_id: str) -> list[str]:
     """Verify one backup; return its problems. Safe twice; while another run holds the lock it comes back later."""
-    return verify(backup_id).problems
+    return prove(backup_id).problems

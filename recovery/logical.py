@@ -157,9 +157,9 @@ def describe_database(session: Session) -> dict[str, Any]:
 
 
 def describe(
-    backup: Backup, database: dict[str, Any], contents: Contents, completed_at: datetime
+    backup: Backup, database: dict[str, Any], contents: Contents | None, completed_at: datetime
 ) -> dict[str, Any]:
-    """Return the manifest's body: enough to restore and verify from the folder alone."""
+    """Return the manifest's body: enough to restore and verify from the folder alone. `contents` None: not read."""
     return {
         "backup_id": str(backup.pk),
         "kind": str(backup.kind),
@@ -170,7 +170,7 @@ def describe(
         "completed_at": completed_at.isoformat(),
         "database_bytes": backup.database_bytes,
         "row_counts": backup.row_counts,
-        "contents": contents.to_json(),
+        "contents": contents.to_json() if contents else None,
     }
 
 

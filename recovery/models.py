@@ -13,7 +13,8 @@ class Backup(models.Model):
     """One backup. The same is kept beside the data (see recovery.catalogue), for the day when this table is gone.
 
     `completed_at` None: running or failed. `verified_at`: when a restore of it was last found equal, None: never.
-    `location` is below the backup folder.
+    `location` is below the backup folder. Base and incremental ones cover the WAL positions `start_lsn` to `end_lsn`
+    of `timeline`; `parent_id` is what an incremental one builds on; `has_wal`: it brings the WAL that it needs itself.
     """
 
     class Kind(models.TextChoices):
@@ -48,11 +49,21 @@ class Backup(models.Model):
     row_counts = models.JSONField(default=dict, db_default=RawSQL("'{}'::jsonb", []))
     is_pinned = models.BooleanField(default=False, db_default=False)
     error = models.TextField(null=True)
+    parent_id = models.UUIDField(null=True)
+    system_identifier = models.TextField(null=True)
+    timeline = models.IntegerField(null=True)
+    start_lsn = models.BigIntegerField(null=True)
+    end_lsn = models.BigIntegerField(null=True)
+    has_wal = models.BooleanField(default=False, db_default=False)
 
     class Meta:
         db_table = '"recovery"."backups"'
         ordering = ["-backup_id"]
-        permissions = [("verify_backup", "Can verify backups by restoring them")]
+        permissions = [
+            ("verify_backup", "Can verify backups by restoring them"),
+            ("make_backup", "Can make backups"),
+            ("pin_backup", "Can keep backups from being pruned"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} backup {self.started_at:%Y-%m-%d %H:%M}: {self.status}"
@@ -96,3 +107,84 @@ class TestResult(models.Model):
 
     def __str__(self) -> str:
         return f"{self.test_type} {self.test_started_at:%Y-%m-%d %H:%M}: {self.test_status}"
+
+
+class WalSegment(models.Model):
+    """One segment of the WAL archive, as the continuity job last saw it.
+
+    `number` is its position divided by the segment size. `stored_bytes` 0: it is missing. Commit times are those of the
+    transactions that ended in it, None where none did.
+    """
+
+    name = models.CharField(primary_key=True, max_length=24)
+    timeline = models.IntegerField()
+    number = models.BigIntegerField()
+    segment_bytes = models.BigIntegerField()
+    stored_bytes = models.BigIntegerField()
+    archived_at = models.DateTimeField()
+    checked_at = models.DateTimeField(default=timezone.now, db_default=Now())
+    first_commit_at = models.DateTimeField(null=True)
+    last_commit_at = models.DateTimeField(null=True)
+    problem = models.TextField(null=True)
+
+    class Meta:
+        db_table = '"recovery"."wal_segments"'
+        verbose_name = "WAL segment"
+        ordering = ["-number", "-timeline"]
+
+    def __str__(self) -> str:
+        return f"{self.name}{f': {self.problem}' if self.problem else ''}"
+
+
+class Timeline(models.Model):
+    """A timeline that began by a promotion, and where it left its parent."""
+
+    timeline = models.IntegerField(primary_key=True)
+    parent = models.IntegerField()
+    switch_lsn = models.BigIntegerField()
+
+    class Meta:
+        db_table = '"recovery"."timelines"'
+        ordering = ["-timeline"]
+
+    def __str__(self) -> str:
+        return f"timeline {self.timeline}, from {self.parent}"
+
+
+class RestorePoint(models.Model):
+    """A named restore point (pg_create_restore_point) in the archive."""
+
+    point_id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.TextField()
+    timeline = models.IntegerField()
+    lsn = models.BigIntegerField()
+    segment = models.CharField(max_length=24)
+
+    class Meta:
+        db_table = '"recovery"."restore_points"'
+        ordering = ["-lsn"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ArchiveState(models.Model):
+    """What the continuity job found when it last looked at a server's archive.
+
+    A restore would reach `archived_lsn`, and the commit of `last_commit_at`; None: no commit is archived yet.
+    """
+
+    system_identifier = models.TextField(primary_key=True)
+    timeline = models.IntegerField()
+    segment_bytes = models.BigIntegerField()
+    checked_at = models.DateTimeField()
+    archived_lsn = models.BigIntegerField()
+    last_commit_at = models.DateTimeField(null=True)
+    problems = ArrayField(models.TextField(), default=list, db_default=RawSQL("'{}'::text[]", []))
+
+    class Meta:
+        db_table = '"recovery"."archive_state"'
+        verbose_name_plural = "archive state"
+
+    def __str__(self) -> str:
+        return f"WAL archive of server {self.system_identifier}"

@@ -1,20 +1,25 @@
-"""Apply the retention plan to the backup folder and the catalogue."""
+"""Apply the retention plans to the backup folder, the WAL archive and the catalogue."""
 
 import logging
+from collections.abc import Iterable
 from datetime import datetime
 
 from django.conf import settings
 
-from recovery import catalogue
+from recovery import catalogue, manifest
 from recovery.models import Backup
 from recovery.retention import Candidate, Step, plan_retention
+from recovery.retention_physical import Physical, Policy, Retention, plan_physical, plan_wal
 from recovery.server import exclusive, home_server, require_database
+from recovery.wal import Segment, lsn_text, open_archive
 
+IN_USE = "somebody restores from it now"
 log = logging.getLogger(__name__)
+PHYSICAL = (Backup.Kind.BASE, Backup.Kind.INCREMENTAL)
 
 
 def plan_prune(now: datetime) -> list[Step]:
-    """Return what `prune` would do now, one step per logical backup. Changes nothing."""
+    """Return what `prune` would do now, one step per backup, the newest first. Changes nothing."""
     return plan_for(catalogue.load_all()[0], now)
 
 
@@ -22,14 +27,29 @@ def prune(now: datetime) -> list[Step]:
     """Remove what the plan says; return the steps that were done, with those kept. Raises Busy, and Refused
     while our own database is gone: then every backup may be needed.
 
-    Safe twice, and when killed: a backup is renamed away before its files go, and the next run ends what was begun.
-    One that is being restored from stays until next time.
+    Safe twice, and when killed: a backup is renamed away before its files go, children before what they build on, and
+    WAL last; the next run ends what was begun. One that is being restored from stays until next time, and with it what
+    it builds on and its WAL.
     """
     server = home_server()
     with exclusive(server) as session:
         require_database(server, session)
         backups = {backup.pk: backup for backup in catalogue.tidy()}
-        return [apply(step, backups[step.backup_id]) for step in plan_for(list(backups.values()), now)]
+        steps, in_use = [], set()
+        for step in plan_for(list(backups.values()), now):
+            if step.action != "keep" and step.backup_id in in_use:
+                step = Step("keep", step.backup_id, "what builds on it is being restored from now")
+            done = apply(step, backups[step.backup_id])
+            if done.action == "keep" and (parent_id := backups[step.backup_id].parent_id):
+                in_use.add(parent_id)
+            steps.append(done)
+        if not in_use_now(steps):
+            prune_wal(now)
+    return steps
+
+
+def in_use_now(steps: list[Step]) -> bool:
+    return any(step.why == IN_USE for step in steps)
 
 
 def plan_for(backups: list[Backup], now: datetime) -> list[Step]:
@@ -38,7 +58,32 @@ def plan_for(backups: list[Backup], now: datetime) -> list[Step]:
         for backup in backups
         if backup.kind == Backup.Kind.LOGICAL
     ]
-    return plan_retention(candidates, now, settings.BACKUP_LOGICAL_KEEP_DAYS)
+    steps = plan_retention(candidates, now, settings.BACKUP_LOGICAL_KEEP_DAYS)
+    return steps + plan_retention_of(backups, now).steps
+
+
+def plan_retention_of(backups: Iterable[Backup], now: datetime) -> Retention:
+    """Return the plan for the base and incremental ones among `backups`."""
+    return plan_physical(
+        [as_physical(backup) for backup in backups if backup.kind in PHYSICAL], now, policy()
+    )
+
+
+def policy() -> Policy:
+    return Policy(
+        pitr_days=settings.BACKUP_PITR_DAYS,
+        days=settings.BACKUP_KEEP_DAYS,
+        weeks=settings.BACKUP_KEEP_WEEKS,
+        months=settings.BACKUP_KEEP_MONTHS,
+        newest=settings.BACKUP_KEEP_NEWEST,
+    )
+
+
+def as_physical(backup: Backup) -> Physical:
+    return Physical(
+        backup.pk, backup.parent_id, backup.status, backup.started_at, backup.completed_at, backup.timeline or 1,
+        backup.start_lsn or 0, backup.end_lsn or 1, backup.is_pinned, catalogue.is_stored(backup), backup.has_wal,
+    )  # fmt: skip
 
 
 def apply(step: Step, backup: Backup) -> Step:
@@ -57,7 +102,39 @@ def remove(step: Step, backup: Backup) -> Step:
         return step
     with catalogue.in_use(folder, exclusively=True) as is_ours:
         if not is_ours:
-            return Step("keep", step.backup_id, "somebody restores from it now")
+            return Step("keep", step.backup_id, IN_USE)
         log.info("removing backup %s: %s", backup.pk, step.why)
         catalogue.remove(backup)
     return step
+
+
+# -- WAL ----------------------------------------------------------------------------------------------------
+def plan_wal_prune(now: datetime) -> list[Segment]:
+    """Return the archived segments that no kept backup needs. Histories and everything of other servers stay."""
+    archive = open_archive()
+    if not archive.segment_bytes:
+        return []
+    backups = [
+        as_physical(backup)
+        for backup in catalogue.load_all()[0]
+        if backup.kind in PHYSICAL and backup.system_identifier == archive.system_identifier
+    ]
+    return plan_wal(plan_physical(backups, now, policy()), backups, archive.segments(), archive.segment_bytes)
+
+
+def prune_wal(now: datetime) -> int:
+    """Remove the segments of the plan, the oldest first; return how many. After the backups: stopped anywhere, every
+    backup that is left has its WAL. Safe twice. Hold the recovery lock."""
+    segments = plan_wal_prune(now)
+    if not segments:
+        return 0
+    archive, folders = open_archive(), set()
+    for segment in segments:
+        path = archive.path(segment.name(archive.segment_bytes))
+        path.unlink(missing_ok=True)
+        folders.add(path.parent)
+    for folder in folders:
+        manifest.sync_folder(folder)
+    until = (segments[-1].number + 1) * archive.segment_bytes
+    log.info("removed %s WAL segments before %s: no kept backup needs them", len(segments), lsn_text(until))
+    return len(segments)

@@ -57,7 +57,12 @@ def plan_restore(wanted: str, target: str) -> Plan:
     Raises UnknownBackup, Damaged for a backup that is known to be, TargetInUse for a database with anything in it,
     Refused when roles are missing, UnfitTools.
     """
-    backup, warnings = catalogue.find(wanted)
+    backup, warnings = catalogue.find(wanted, (Backup.Kind.LOGICAL,))
+    if backup.kind != Backup.Kind.LOGICAL:
+        raise Refused(
+            f"backup {backup.pk} is of the whole server: it does not go into one database",
+            "restore it into a data directory: --target-directory DIR",
+        )
     if backup.status in (Status.RUNNING, Status.FAILED, Status.DAMAGED):
         raise Damaged(f"backup {backup.pk} is {backup.status}: {backup.error or 'not finished'}",
                       "choose another one: `manage.py backup list`")  # fmt: skip

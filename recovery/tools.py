@@ -35,6 +35,15 @@ class Tools:
     def program(self, name: str) -> str:
         return str(self.folder / name)
 
+    def require(self, *names: str) -> None:
+        """Raise UnfitTools for a program beyond PROGRAMS that is not there."""
+        missing = [name for name in names if not (self.folder / name).is_file()]
+        if missing:
+            raise UnfitTools(
+                f"no {', '.join(missing)} in {self.folder}",
+                f"install PostgreSQL {self.major}'s server package there, or set PG_BIN_DIR to its bin folder",
+            )
+
 
 def find_tools(server_major: int) -> Tools:
     """Return the programs that fit a server: of its own major version, else of the next newer one.
@@ -135,7 +144,7 @@ def failure(program: str, code: int, words: str) -> ToolFailed:
     errors = [line for line in lines if "error: " in line]
     said = " / ".join(errors[:3] or lines[-3:])
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-    return ToolFailed(f"{name} {how}{': ' if said else ''}{said}", hint_for(said, code), words)
+    return ToolFailed(f"{name} {how}{': ' if said else ''}{said}", hint_for(said, code), words, code)
 
 
 def hint_for(said: str, code: int) -> str:

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -52,7 +52,7 @@ class Verdict:
 
 
 def verify(wanted: str = "") -> Verdict:
-    """Verify the backup of this id, by default the newest finished one, on our server; keep the verdict.
+    """Verify the logical backup of this id, by default the newest finished one, on our server; keep the verdict.
 
     Its status becomes verified or damaged, recovery.test_results gets a row. Where it could not be restored for another
     reason (privileges, disk full, a server that went) the error is raised and the status stays. Running it again is
@@ -62,7 +62,7 @@ def verify(wanted: str = "") -> Verdict:
     with exclusive(server) as session:
         catalogue.tidy()
         drop_leftovers(server, session)
-        backup = choose(wanted)
+        backup = choose(wanted, (Backup.Kind.LOGICAL,))
         began, verdict = timezone.now(), Verdict(backup)
         try:
             examine(verdict, server, session)
@@ -74,13 +74,16 @@ def verify(wanted: str = "") -> Verdict:
     return verdict
 
 
-def choose(wanted: str) -> Backup:
-    """Return the backup of this id (or its beginning), by default the newest finished one. Raises UnknownBackup."""
+def choose(wanted: str, kinds: Collection[str] = tuple(Backup.Kind)) -> Backup:
+    """Return the backup of this id (or its beginning), by default the newest finished one of these kinds.
+
+    Raises UnknownBackup; Refused for one that is not finished.
+    """
     if wanted:
         backup = catalogue.find(wanted)[0]
     else:
-        finished = [backup for backup in catalogue.load_all()[0] if backup.status not in UNFINISHED]
-        backup = finished[0] if finished else catalogue.find(catalogue.NEWEST)[0]
+        finished = [b for b in catalogue.load_all()[0] if b.status not in UNFINISHED and b.kind in kinds]
+        backup = finished[0] if finished else catalogue.find(catalogue.NEWEST, kinds)[0]
     if backup.status in UNFINISHED:
         raise Refused(
             f"backup {backup.pk} is {backup.status}: there is nothing to verify",

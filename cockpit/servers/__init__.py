@@ -10,6 +10,7 @@ A server is a value over a home directory; whoever runs it (supervisord, a test)
     server.url()              # with credentials
 """
 
+import os
 from pathlib import Path
 
 from cockpit.servers.base import Server, ServerError
@@ -23,4 +24,9 @@ __all__ = ["Nats", "Postgres", "Running", "Server", "ServerError", "Valkey", "al
 
 def all_servers(home: Path) -> list[Server]:
     """Return the embedded servers over `home`, in the order in which they start."""
-    return [Postgres(home), Nats(home), Valkey(home)]
+    return [Postgres(home, archive=backup_folder(home)), Nats(home), Valkey(home)]
+
+
+def backup_folder(home: Path) -> Path:
+    """Return the folder of settings.BACKUP_DIR, which cannot be read this early."""
+    return Path(os.environ.get("MISTERSMITH_BACKUP_DIR") or home / "backups").resolve()

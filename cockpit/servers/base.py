@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import pg
 from cockpit.servers import ports
 from pg.errors import MisterSmithError, Unreachable
 
-LEASH = Path(__file__).with_name("leash.py")
+LEASH = Path(pg.__file__).with_name("leash.py")
 POLL_SECONDS = 0.02
 
 

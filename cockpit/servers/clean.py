@@ -6,8 +6,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from cockpit.servers import account, all_servers
+from cockpit.servers import all_servers
 from cockpit.servers.postgres import wheel_folder
+from pg import account
 
 # a home may be a folder that holds more than ours
 OURS = (

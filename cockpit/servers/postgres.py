@@ -11,11 +11,13 @@ from pathlib import Path
 
 import psycopg
 
-from cockpit.servers import account
 from cockpit.servers.base import Server, ServerError, leashed, write_private
 from cockpit.servers.ports import HOST
+from pg import account
+from recovery import archiving
 
 NAME = "mistersmith"  # the superuser and the database
+ARCHIVE_SECONDS = 60  # what a disaster may cost at most
 INITIAL_BYTES = 200 << 20
 MINIMUM_BYTES = 32 << 20  # two files of WAL
 SETTINGS = {
@@ -24,8 +26,8 @@ SETTINGS = {
     "max_connections": "200",
     "password_encryption": "scram-sha-256",
     "wal_level": "replica",
-    # archive_mode needs a restart, archive_command only a reload: on from the start, and until a backup
-    # repository is set (ALTER SYSTEM) each finished WAL file counts as archived and is recycled as usual.
+    # archive_mode needs a restart, archive_command only a reload: on from the start. Without `archive` each
+    # finished WAL file counts as archived and is recycled as usual.
     "archive_mode": "on",
     "archive_command": "true",
     "summarize_wal": "on",
@@ -49,9 +51,11 @@ INITDB = (
 
 @dataclass(frozen=True)
 class Postgres(Server):
-    """PostgreSQL with pgvector. `settings` are added to, or replace, those of SETTINGS."""
+    """PostgreSQL with pgvector. `settings` are added to, or replace, those of SETTINGS. `archive` is the backup
+    folder that finished WAL goes to, at the latest ARCHIVE_SECONDS after it was written; None: nowhere."""
 
     settings: Mapping[str, str] = field(default_factory=dict, hash=False)
+    archive: Path | None = None
 
     name = "postgres"
     variable = "DATABASE_URL"
@@ -168,11 +172,22 @@ class Postgres(Server):
 
     def write_settings(self, data: Path) -> None:
         """Write our settings; what ALTER SYSTEM says wins over them."""
-        values = {**SETTINGS, **self.settings}
+        values = {**SETTINGS, **self.archive_settings(), **self.settings}
         lines = ["# written at each start; change settings with ALTER SYSTEM, which wins over this file\n"]
-        lines += [f"{name} = '{value}'\n" for name, value in values.items()]
+        lines += ["{} = '{}'\n".format(name, value.replace("'", "''")) for name, value in values.items()]
         write_private(data / "mistersmith.conf", "".join(lines))
         self.give_away(data / "mistersmith.conf")
+
+    def archive_settings(self) -> dict[str, str]:
+        """Return the settings that let finished WAL be archived; make what they need."""
+        if self.archive is None:
+            return {}
+        place = archiving.prepare_archive(self.archive, self.account())
+        python = archiving.find_interpreter(place / "bin" / archiving.PROGRAM.name, self.account())
+        return {
+            "archive_command": archiving.archive_command(place, python),
+            "archive_timeout": f"{ARCHIVE_SECONDS}s",
+        }
 
     def repair_password(self) -> None:
         """Set the password anew when its file was lost."""

@@ -88,6 +88,21 @@ SELECT datname AS name, pg_encoding_to_char(encoding) AS encoding, datcollate AS
          WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' ORDER BY 1) AS roles
 FROM pg_database d WHERE datname = current_database();
 
+-- name: cluster
+-- Which server it is, and how large.
+SELECT system_identifier::text, (SELECT sum(pg_database_size(oid))::bigint FROM pg_database) FROM pg_control_system();
+
+-- name: archiver
+-- Does archiving work? `is_failing`: the last try failed.
+SELECT failed_count, last_archived_time,
+       COALESCE(last_failed_time > COALESCE(last_archived_time, '-infinity'), false) AS is_failing
+FROM pg_stat_archiver;
+
+-- name: slots
+-- How much WAL each replication slot holds back.
+SELECT slot_name, GREATEST(pg_current_wal_lsn() - restart_lsn, 0) AS lag_bytes
+FROM pg_replication_slots WHERE restart_lsn IS NOT NULL;
+
 -- name: foreign_objects
 -- What stands in the way of a restore: all that no extension and no fresh database has.
 SELECT count(*) FROM (

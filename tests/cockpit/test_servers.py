@@ -191,7 +191,7 @@ def test_data_in_use_is_refused(own_home):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes user")
 def test_closed_folders_are_left_closed_and_postgres_is_sheltered(own_home, monkeypatch):
-    from cockpit.servers import account
+    from pg import account
 
     shelters = own_home / "shelters"
     monkeypatch.setattr(account, "SHELTERS", shelters)

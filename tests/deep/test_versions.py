@@ -15,7 +15,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cockpit.servers import Postgres, Running, account, postgres
+from cockpit.servers import Postgres, Running, postgres
+from pg import account
 from tests.harness import FAST
 from tests.schema.catalog import ROOT
 from tests.schema.test_migrations import BACKWARDS, FORWARDS, objects_in, run_step

@@ -20,6 +20,7 @@ from recovery import catalogue
 from recovery.logical import back_up
 from recovery.models import Backup
 from tests.conftest import WORKER, use_database
+from tests.recovery.story import live, place, story, told  # noqa: F401  (fixtures)
 
 ROOT = Path(__file__).parents[2]
 # rows of every sort of table: plain, by hash, by list, by time, with generated columns, unlogged, with odd names
@@ -73,6 +74,7 @@ def original(
 def backup_dir(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The backup folder of this test, not made yet."""
     monkeypatch.setattr(settings, "BACKUP_DIR", own_home / "backups")
+    monkeypatch.setattr(settings, "BACKUP_SERVER", False)  # the tests' server holds every worker's databases
     return own_home / "backups"
 
 

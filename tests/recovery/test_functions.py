@@ -1,7 +1,5 @@
 """The guide's recovery functions: what they find, and what they must not miss."""
 
-import json
-import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -188,7 +186,8 @@ def test_the_recovery_settings_stop_and_pause_at_the_target(database):
     target = datetime.now(UTC) - timedelta(hours=1)
     [text] = database.execute("SELECT recovery.prepare_pitr(%s, '/srv/my backups')", [target]).fetchone()
     settings = dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line)
-    assert settings["restore_command"] == '\'cp "/srv/my backups/wal/%f" "%p"\''
+    program = 'python3 -IS "/srv/my backups/bin/wal_archive.py"'
+    assert settings["restore_command"] == f'\'{program} get "%f" "%p" "/srv/my backups"\''
     assert settings["recovery_target_action"].startswith("'pause'")
     assert settings["archive_mode"].startswith("off")
     assert str(target.year) in settings["recovery_target_time"]
@@ -198,87 +197,3 @@ def test_the_recovery_settings_stop_and_pause_at_the_target(database):
 def test_a_place_that_a_shell_could_misread_is_refused(database, place):
     with pytest.raises(Exception, match="backup location"):
         database.execute("SELECT recovery.prepare_pitr(now(), %s)", [place])
-
-
-class Backup:
-    """A backup directory and a WAL archive as pg_basebackup and archiving leave them, empty of data."""
-
-    def __init__(self, home):
-        self.base, self.wal = home / "base", home / "wal"
-        for folder in (self.base, self.wal):
-            folder.mkdir(mode=0o755)
-        (self.base / "base.tar.gz").write_bytes(b"x")
-        ranges = [{"Timeline": 1, "Start-LSN": "0/3000028", "End-LSN": "0/3000100"}]
-        manifest = {"Files": [{"Path": "PG_VERSION"}], "WAL-Ranges": ranges}
-        self.write("backup_manifest", json.dumps(manifest), minutes_ago=60)
-        for number in (2, 3, 4, 5):
-            self.archive(number, minutes_ago=10 * (5 - number))
-
-    def write(self, name, text, minutes_ago):
-        self.set_time(self.base / name, text, minutes_ago)
-
-    def archive(self, number, minutes_ago):
-        self.set_time(self.wal / f"0000000100000000{number:08X}", "", minutes_ago)
-
-    @staticmethod
-    def set_time(path, text, minutes_ago):
-        path.write_text(text)
-        moment = (datetime.now(UTC) - timedelta(minutes=minutes_ago)).timestamp()
-        os.utime(path, (moment, moment))
-
-    def checks(self, database, minutes_ago):
-        target = datetime.now(UTC) - timedelta(minutes=minutes_ago)
-        cursor = database.execute(
-            "SELECT * FROM recovery.validate_recovery_readiness(%s, %s, %s)",
-            [str(self.base), target, str(self.wal)],
-        )
-        return {row[0]: row[1] for row in cursor.fetchall()}
-
-
-@pytest.fixture
-def backup(own_home):
-    own_home.chmod(0o755)
-    return Backup(own_home)
-
-
-ALL_PASS = dict.fromkeys(("base_backup_exists", "manifest", "wal_continuity", "target_time_feasible"), "PASS")
-
-
-def test_a_whole_backup_is_ready(database, backup):
-    assert backup.checks(database, minutes_ago=30) == ALL_PASS
-
-
-@pytest.mark.parametrize("minutes_ago", [61, -1])
-def test_a_target_outside_the_archive_is_not_feasible(database, backup, minutes_ago):
-    assert backup.checks(database, minutes_ago) == ALL_PASS | {"target_time_feasible": "FAIL"}
-
-
-def test_a_missing_segment_is_noticed(database, backup):
-    (backup.wal / "000000010000000000000004").unlink()
-    assert backup.checks(database, minutes_ago=30) == ALL_PASS | {"wal_continuity": "FAIL"}
-
-
-def test_segments_from_before_the_backup_are_not_needed(database, backup):
-    (backup.wal / "000000010000000000000002").unlink()
-    assert backup.checks(database, minutes_ago=30) == ALL_PASS
-
-
-def test_an_empty_archive_fails(database, backup):
-    for segment in backup.wal.iterdir():
-        segment.unlink()
-    failed = {"wal_continuity": "FAIL", "target_time_feasible": "FAIL"}
-    assert backup.checks(database, minutes_ago=30) == ALL_PASS | failed
-
-
-def test_a_backup_without_its_manifest_fails(database, backup):
-    (backup.base / "backup_manifest").unlink()
-    assert backup.checks(database, minutes_ago=30) == dict.fromkeys(ALL_PASS, "FAIL") | {
-        "base_backup_exists": "PASS"
-    }
-
-
-def test_no_backup_at_all_is_a_failure_and_no_error(database):
-    rows = database.execute(
-        "SELECT check_name, status FROM recovery.validate_recovery_readiness('/nonexistent', now())"
-    ).fetchall()
-    assert dict(rows) == dict.fromkeys(ALL_PASS, "FAIL")

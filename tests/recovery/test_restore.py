@@ -124,5 +124,5 @@ def test_a_backup_that_is_being_pruned_is_not_restored_from(copy, folder):
 
 
 def test_newest_means_the_newest_verified_one(copy):
-    with pytest.raises(CommandError, match="no backup is verified yet"):
+    with pytest.raises(CommandError, match="no logical backup is verified yet"):
         call_command("backup", "restore", "--target-database", TARGET)

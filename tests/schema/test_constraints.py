@@ -123,6 +123,23 @@ VALID = {
         "tool_version": "'18.6'",
         "database_bytes": "1",
     },
+    "recovery.wal_segments": {
+        "name": "'000000010000000000000001'",
+        "timeline": "1",
+        "number": "1",
+        "segment_bytes": "16777216",
+        "stored_bytes": "1",
+        "archived_at": "now()",
+    },
+    "recovery.timelines": {"timeline": "2", "parent": "1", "switch_lsn": "0"},
+    "recovery.archive_state": {
+        "system_identifier": "'7'",
+        "timeline": "1",
+        "segment_bytes": "16777216",
+        "checked_at": "now()",
+        "archived_lsn": "0",
+    },
+    "recovery.restore_points": {"name": "'n'", "timeline": "1", "lsn": "0", "segment": "'s'"},
 }
 DONE = {"test_status": "'passed'", "test_completed_at": "now()"}
 STORED = {
@@ -138,6 +155,7 @@ MEASURED = {
     "size_bytes": "1",
     "verified_at": "now()",
 }
+RANGE = {"kind": "'base'", "system_identifier": "'7'", "timeline": "1", "start_lsn": "1", "end_lsn": "2"}
 
 BREAKS = [
     ("agents.registry", "no_self_parent", {"parent_agent_id": NEW}),
@@ -342,6 +360,10 @@ BREAKS = [
     ("bridge.conflict", "valid_strategy", {"strategy": "'coin'"}),
     ("recovery.backups", "complete_is_measured", STORED | {"size_bytes": "NULL"}),
     ("recovery.backups", "complete_is_measured", STORED | {"manifest_sha256": "NULL"}),
+    ("recovery.backups", "incremental_has_parent", {"kind": "'incremental'"}),
+    ("recovery.backups", "incremental_has_parent", {"kind": "'base'", "parent_id": NEW}),
+    ("recovery.backups", "physical_has_a_range", STORED | {"kind": "'base'"}),
+    ("recovery.backups", "physical_has_a_range", STORED | RANGE | {"end_lsn": "1"}),
     ("recovery.backups", "completion", STORED | {"status": "'running'"}),
     ("recovery.backups", "completion", STORED | {"completed_at": "NULL"}),
     ("recovery.backups", "completion", STORED | {"completed_at": PAST}),
@@ -356,6 +378,18 @@ BREAKS = [
     ("recovery.backups", "verified_after_completion", {"verified_at": "now()"}),
     ("recovery.backups", "verified_after_completion", STORED | {"verified_at": PAST}),
     ("recovery.backups", "verified_has_a_time", STORED | {"status": "'verified'"}),
+    ("recovery.wal_segments", "valid_timeline", {"timeline": "0"}),
+    ("recovery.wal_segments", "valid_number", {"number": "-1"}),
+    ("recovery.wal_segments", "valid_sizes", {"segment_bytes": "0"}),
+    ("recovery.wal_segments", "missing_is_a_problem", {"stored_bytes": "0"}),
+    ("recovery.wal_segments", "valid_commits", {"first_commit_at": "now()"}),
+    ("recovery.timelines", "parent_is_older", {"parent": "2"}),
+    ("recovery.timelines", "valid_switch_lsn", {"switch_lsn": "-1"}),
+    ("recovery.archive_state", "valid_timeline", {"timeline": "0"}),
+    ("recovery.archive_state", "valid_segment_bytes", {"segment_bytes": "0"}),
+    ("recovery.archive_state", "valid_archived_lsn", {"archived_lsn": "-1"}),
+    ("recovery.restore_points", "valid_timeline", {"timeline": "0"}),
+    ("recovery.restore_points", "valid_lsn", {"lsn": "-1"}),
     ("recovery.test_results", "completion", {"test_completed_at": "now()"}),
     ("recovery.test_results", "completion", DONE | {"test_completed_at": "NULL"}),
     ("recovery.test_results", "completion", DONE | {"test_completed_at": PAST}),

@@ -1,52 +1,126 @@
-"""manage.py backup: logical, daily, list, check, verify, pin, prune, restore."""
+"""manage.py backup: make, list, prove, prune and restore backups, and look after the WAL archive."""
 
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.utils import timezone
 
 from operators.command import Answer, OperatorCommand
-from recovery import catalogue, manifest
+from pg import account
+from pg.errors import Refused
+from recovery import archiving, catalogue, manifest
 from recovery.catalogue import Status
-from recovery.daily import run_daily
+from recovery.continuity import look_at_archive
+from recovery.daily import Day, run_daily, run_weekly
+from recovery.drill import Drill, run_drill
 from recovery.logical import back_up
 from recovery.models import Backup
-from recovery.prune import plan_prune, prune
+from recovery.physical import Options, back_up_server, default_options
+from recovery.pitr import Recovery, Target, plan_recovery
+from recovery.proving import prove
+from recovery.prune import plan_prune, plan_wal_prune, prune
+from recovery.recover import Proof, recover
 from recovery.restore import plan_restore, restore
 from recovery.retention import Step
 from recovery.server import exclusive, home_server
-from recovery.verify import Verdict, verify
+from recovery.verify import Verdict
+from recovery.wal import lsn_text
+
+TARGETS = ("time", "lsn", "name", "xid")
 
 
 class Command(OperatorCommand):
-    help = "Make, prove, list, remove and restore backups of the database."
+    help = "Make, prove, list, remove and restore backups of the database and of the whole server."
 
     def add_verbs(self) -> None:
-        parser = self.add_verb("logical", run_logical, "make a logical backup")
+        parser = self.add_verb("logical", run_logical, "make a logical backup of the database")
         parser.add_argument("--jobs", type=int, help="tables dumped at once (default: CPU cores, at most 4)")
-        self.add_verb("daily", run_day, "back up, verify, prune: what beat runs each night")
+        add_copy_options(self.add_verb("base", run_base, "make a base backup of the whole server"))
+        add_copy_options(
+            self.add_verb("incremental", run_incremental, "make one of what changed since the newest")
+        )
+        self.add_verb("daily", run_day, "logical and incremental, verify, prune: what beat runs each night")
+        self.add_verb("weekly", run_week, "logical and base, verify, drill, prune: what beat runs each week")
         parser = self.add_verb("list", list_backups, "show backups, newest first; works without the database")
         parser.add_argument("--status", choices=Status.values)
+        parser.add_argument("--kind", choices=Backup.Kind.values)
         parser.add_argument("--limit", type=int, default=100)
         parser = self.add_verb("check", check, "compare every file with its manifest, without restoring")
         add_backups(parser, "all finished ones")
-        parser = self.add_verb("verify", run_verify, "restore into a scratch database and compare everything")
+        parser = self.add_verb(
+            "verify", run_verify, "restore into a scratch database or server and compare everything"
+        )
         parser.add_argument("backup_id", nargs="?", default="", help="or its beginning (default: the newest)")
+        parser = self.add_verb("drill", drill, "restore into a scratch server, check it, measure RPO and RTO")
+        parser.add_argument(
+            "backup_id", nargs="?", default="", help="(default: the newest that reaches the target)"
+        )
+        add_target(parser)
         parser = self.add_verb("pin", pin, "keep backups from being pruned")
         parser.add_argument("backup_ids", nargs="+", metavar="backup_id")
         parser.add_argument("--off", action="store_true", help="let them be pruned again")
         parser = self.add_verb("prune", run_prune, "remove what is out of retention")
         parser.add_argument("--dry-run", action="store_true", help="print the plan only")
-        parser = self.add_verb("restore", run_restore, "restore a backup into a new or empty database")
-        parser.add_argument("backup_id", nargs="?", default=catalogue.NEWEST,
-                            help="or its beginning (default: newest, the newest verified one)")  # fmt: skip
-        parser.add_argument("--target-database", required=True, metavar="NAME")
+        self.add_restore()
+        parser = self.add_verb("wal", show_wal, "look for gaps and damage in the WAL archive")
+        parser.add_argument("--all", action="store_true", help="read every segment again")
+        parser = self.add_verb(
+            "archive", set_up_archive, "make the archive; print the settings that switch it on"
+        )
+        parser.add_argument(
+            "--level", type=int, default=1, choices=range(10), metavar="0..9", help="compression"
+        )
+
+    def add_restore(self) -> None:
+        parser = self.add_verb("restore", run_restore, "restore a database, or the whole server to a moment")
+        usual = "the newest verified one, or one that fits the target"
+        parser.add_argument("backup_id", nargs="?", default="", help=f"or its beginning (default: {usual})")
         parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+        place = parser.add_mutually_exclusive_group(required=True)
+        place.add_argument(
+            "--target-database", metavar="NAME", help="a logical backup, into a new or empty database"
+        )
+        place.add_argument(
+            "--target-directory", metavar="DIR", type=Path, help="the server, into a new data directory"
+        )
+        add_target(parser)
+        parser.add_argument("--replace", action="store_true",
+                            help="move a data directory that no server runs on aside, instead of refusing")  # fmt: skip
 
 
 def add_backups(parser: Any, default: str) -> None:
     parser.add_argument("backup_ids", nargs="*", metavar="backup_id", help=f"(default: {default})")
 
 
+def add_copy_options(parser: Any) -> None:
+    parser.add_argument(
+        "--rate-mb", type=int, help="MB per second, 0 for no limit (MISTERSMITH_BACKUP_RATE_MB)"
+    )
+    parser.add_argument("--compress", help="pg_basebackup's --compress, for instance server-gzip:1")
+    parser.add_argument("--checkpoint", choices=("fast", "spread"), default="fast")
+
+
+def add_target(parser: Any) -> None:
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--time", help="2026-11-23T10:30:00+00:00")
+    target.add_argument("--lsn", help="0/3000028")
+    target.add_argument("--name", help="a restore point: pg_create_restore_point")
+    target.add_argument("--xid", help="a transaction, inclusive")
+    target.add_argument(
+        "--end", action="store_true", help="the backup's own end (default: the newest moment)"
+    )
+    parser.add_argument("--timeline", type=int, help="(default: the newest that goes on from the backup)")
+
+
+def target_of(options: dict[str, Any]) -> Target:
+    for kind in TARGETS:
+        if options.get(kind):
+            return Target(kind, options[kind], options["timeline"])  # type: ignore[arg-type]
+    return Target("end" if options.get("end") else "latest", timeline=options["timeline"])
+
+
+# -- making -------------------------------------------------------------------------------------------------
 def row_of(backup: Backup) -> dict[str, Any]:
     """`verified_at` None: never restored and compared. The error comes last: it is long."""
     return {
@@ -57,6 +131,8 @@ def row_of(backup: Backup) -> dict[str, Any]:
         "verified_at": f"{backup.verified_at:%Y-%m-%d %H:%M:%S}" if backup.verified_at else None,
         "size_bytes": backup.size_bytes,
         "pinned": "yes" if backup.is_pinned else "",
+        "builds_on": backup.parent_id,
+        "wal_end": lsn_text(backup.end_lsn) if backup.end_lsn else None,
         "database": backup.database_name,
         "error": backup.error,
     }
@@ -68,14 +144,48 @@ def run_logical(jobs: int | None, **_: Any) -> Answer:
     return Answer(items=[row_of(backup)], counts=counts)
 
 
+def run_base(**options: Any) -> Answer:
+    return Answer(items=[row_of(back_up_server(options=options_of(options)))])
+
+
+def run_incremental(**options: Any) -> Answer:
+    return Answer(items=[row_of(back_up_server(incremental=True, options=options_of(options)))])
+
+
+def options_of(options: dict[str, Any]) -> Options:
+    usual = default_options()
+    rate_mb, compress = options["rate_mb"], options["compress"]
+    return Options(
+        usual.rate_mb if rate_mb is None else rate_mb,
+        usual.compress if compress is None else compress,
+        options["checkpoint"],
+    )
+
+
 def run_day(**_: Any) -> Answer:
-    day = run_daily()
+    return answer_of_day(run_daily())
+
+
+def run_week(**_: Any) -> Answer:
+    return answer_of_day(run_weekly())
+
+
+def answer_of_day(day: Day) -> Answer:
     answer = answer_of(day.verdict)
+    if day.drill is not None:
+        drilled = answer_of(day.drill)
+        answer.items, answer.ok = answer.items + drilled.items, answer.ok and drilled.ok
+        answer.warnings += drilled.warnings
+    elif day.server is not None:
+        answer.items.append(row_of(day.server))
+    answer.warnings += day.warnings
     answer.steps = [as_step(step) for step in day.steps if step.action != "keep"]
     return answer
 
 
-def answer_of(verdict: Verdict) -> Answer:
+def answer_of(verdict: Verdict | Drill) -> Answer:
+    if isinstance(verdict, Drill):
+        return answer_of_drill(verdict)
     milliseconds = {f"{step}_ms": int(seconds * 1000) for step, seconds in verdict.seconds.items()}
     return Answer(
         items=[row_of(verdict.backup)],
@@ -90,9 +200,33 @@ def answer_of(verdict: Verdict) -> Answer:
     )
 
 
-def list_backups(status: str | None, limit: int, **_: Any) -> Answer:
+def answer_of_drill(drill: Drill) -> Answer:
+    answer = answer_of_proof(drill.proof)
+    answer.items = [row_of(drill.backup)]
+    if drill.rpo_seconds is not None:
+        answer.counts["rpo_ms"] = int(drill.rpo_seconds * 1000)
+    answer.counts["problems"] = len(drill.problems)
+    answer.warnings, answer.ok = drill.problems, not drill.problems
+    return answer
+
+
+def answer_of_proof(proof: Proof) -> Answer:
+    milliseconds = {f"{step}_ms": int(seconds * 1000) for step, seconds in proof.seconds.items()}
+    counts = {"tables": len(proof.row_counts), "rows": sum(proof.row_counts.values()), **milliseconds}
+    reached = {
+        "timeline": proof.timeline,
+        "reached_lsn": lsn_text(proof.reached_lsn),
+        "last_commit_at": proof.last_commit_at.isoformat() if proof.last_commit_at else None,
+        "why": proof.why,
+    }
+    counts |= {"rto_ms": int(proof.rto_seconds * 1000), "problems": len(proof.problems)}
+    return Answer(items=[reached], counts=counts, warnings=proof.problems, ok=not proof.problems)
+
+
+def list_backups(status: str | None, kind: str | None, limit: int, **_: Any) -> Answer:
     backups, warnings = catalogue.load_all()
-    shown = [backup for backup in backups if status in (None, backup.status)][:limit]
+    fit = [found for found in backups if status in (None, found.status) and kind in (None, found.kind)]
+    shown = fit[:limit]
     return Answer(
         items=[row_of(backup) for backup in shown],
         counts={"shown": len(shown), "bytes": sum(backup.size_bytes or 0 for backup in shown)},
@@ -100,6 +234,7 @@ def list_backups(status: str | None, limit: int, **_: Any) -> Answer:
     )
 
 
+# -- proving ------------------------------------------------------------------------------------------------
 def check(backup_ids: list[str], **_: Any) -> Answer:
     """Files only: nothing is changed, also not the catalogue."""
     if backup_ids:
@@ -120,9 +255,31 @@ def check(backup_ids: list[str], **_: Any) -> Answer:
 
 
 def run_verify(backup_id: str, **_: Any) -> Answer:
-    return answer_of(verify(backup_id))
+    return answer_of(prove(backup_id))
 
 
+def drill(backup_id: str, **options: Any) -> Answer:
+    return answer_of(run_drill(backup_id, target_of(options)))
+
+
+def show_wal(all: bool, **_: Any) -> Answer:
+    look = look_at_archive(read_all=all)
+    item = {
+        "archive": str(look.archive.place / "wal"),
+        "system_identifier": look.archive.system_identifier or None,
+        "timeline": look.timeline or None,
+        "archived_to": lsn_text(look.archived_lsn) if look.archived_lsn else None,
+        "last_commit_at": look.last_commit_at.isoformat() if look.last_commit_at else None,
+    }
+    return Answer(
+        items=[item],
+        counts={"needed": look.needed, "read": look.read, "problems": len(look.problems)},
+        warnings=look.problems,
+        ok=not look.problems,
+    )
+
+
+# -- keeping ------------------------------------------------------------------------------------------------
 def pin(backup_ids: list[str], off: bool, **_: Any) -> Answer:
     with exclusive(home_server()):
         backups = [catalogue.find(wanted)[0] for wanted in backup_ids]
@@ -138,14 +295,47 @@ def as_step(step: Step) -> dict[str, str]:
 
 def run_prune(dry_run: bool, **_: Any) -> Answer:
     """Print why for each backup, also for those that stay."""
-    steps = plan_prune(timezone.now()) if dry_run else prune(timezone.now())
+    now = timezone.now()
+    segments = len(plan_wal_prune(now)) if dry_run else 0
+    steps = plan_prune(now) if dry_run else prune(now)
     gone = sum(step.action != "keep" for step in steps)
     name = "to_remove" if dry_run else "removed"
-    return Answer(steps=[as_step(step) for step in steps], counts={name: gone, "kept": len(steps) - gone})
+    counts = {
+        name: gone,
+        "kept": len(steps) - gone,
+        **({"wal_segments_to_remove": segments} if segments else {}),
+    }
+    return Answer(steps=[as_step(step) for step in steps], counts=counts)
 
 
-def run_restore(backup_id: str, target_database: str, dry_run: bool, **_: Any) -> Answer:
-    plan = plan_restore(backup_id, target_database)
+def set_up_archive(level: int, **_: Any) -> Answer:
+    """For one's own server; `make up` does it for the embedded one."""
+    user = account.server_user()
+    place = archiving.prepare_archive(Path(settings.BACKUP_DIR), user)
+    python = archiving.find_interpreter(place / "bin" / archiving.PROGRAM.name, user)
+    wanted = {
+        "archive_mode": "on",
+        "archive_timeout": "60s",
+        "archive_command": archiving.archive_command(place, python, level),
+        "summarize_wal": "on",
+    }
+    lines = [
+        "ALTER SYSTEM SET {} = '{}';".format(name, value.replace("'", "''")) for name, value in wanted.items()
+    ]
+    notes = ["archive_mode needs a restart of the server; summarize_wal exists since PostgreSQL 17"]
+    return Answer(items=[{"run through psql": line} for line in lines], warnings=notes)
+
+
+# -- restoring ----------------------------------------------------------------------------------------------
+def run_restore(
+    backup_id: str, target_database: str | None, target_directory: Path | None, dry_run: bool, **options: Any
+) -> Answer:
+    if target_directory is not None:
+        return restore_server(backup_id, target_directory.absolute(), dry_run, options)
+    if options["replace"] or target_of(options) != Target():
+        raise Refused("a logical backup has one moment only, and never replaces anything",
+                      "a moment needs --target-directory; leave --replace out")  # fmt: skip
+    plan = plan_restore(backup_id or catalogue.NEWEST, str(target_database))
     problems = [] if dry_run else restore(plan)
     return Answer(
         steps=plan.steps,
@@ -153,3 +343,28 @@ def run_restore(backup_id: str, target_database: str, dry_run: bool, **_: Any) -
         warnings=plan.warnings + problems,
         ok=not problems,
     )
+
+
+def restore_server(backup_id: str, directory: Path, dry_run: bool, options: dict[str, Any]) -> Answer:
+    plan = plan_recovery(target_of(options), "" if backup_id == catalogue.NEWEST else backup_id)
+    answer = Answer() if dry_run else answer_of_proof(recover(plan, directory, options["replace"]))
+    answer.steps = steps_of(plan, directory)
+    answer.counts["needed_mb"] = plan.needed_bytes >> 20
+    answer.warnings = plan.warnings + answer.warnings
+    return answer
+
+
+def steps_of(plan: Recovery, directory: Path) -> list[dict[str, str]]:
+    segments = len(plan.segments)
+    steps = [
+        ("check", str(part.pk), f"every file of the {part.kind} backup against its manifest")
+        for part in plan.chain
+    ]
+    room = f"{len(plan.chain)} backups into a new data directory, at most {plan.needed_bytes >> 20} MB"
+    steps += [
+        ("copy", str(directory), room),
+        ("replay", f"timeline {plan.timeline}", f"to {plan.target}; {segments} WAL segments are there without a gap"),
+        ("prove", "the restored server", "target reached, pg_amcheck, our consistency rules, row counts"),
+        ("stop", str(directory), "start it yourself; it archives to where its settings say, on a new timeline"),
+    ]  # fmt: skip
+    return [dict(zip(("action", "object", "why"), step, strict=True)) for step in steps]

@@ -11,10 +11,14 @@ import pwd
 import subprocess
 from pathlib import Path
 
-from cockpit.servers.base import ServerError
+from pg.errors import MisterSmithError
 
 SHELTERS = Path("/var/lib/mistersmith")
 USER_HINT = "create it: useradd --system --user-group mistersmith, or set MISTERSMITH_POSTGRES_USER"
+
+
+class AccountError(MisterSmithError):
+    """PostgreSQL's user is missing and could not be made."""
 
 
 def server_user() -> str | None:
@@ -25,7 +29,7 @@ def server_user() -> str | None:
 
 
 def ensure_user(name: str) -> pwd.struct_passwd:
-    """Return the user's entry; make a system user without login when there is none. Raises ServerError."""
+    """Return the user's entry; make a system user without login when there is none. Raises AccountError."""
     try:
         return pwd.getpwnam(name)
     except KeyError:
@@ -38,9 +42,9 @@ def create_user(name: str) -> None:
     try:
         made = subprocess.run(argv, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise ServerError("PostgreSQL needs a user of its own and useradd is missing", USER_HINT) from error
+        raise AccountError("PostgreSQL needs a user of its own and useradd is missing", USER_HINT) from error
     if made.returncode not in (0, 9):  # 9: somebody else made it meanwhile
-        raise ServerError(f"useradd {name}: {made.stderr.strip()}", USER_HINT)
+        raise AccountError(f"useradd {name}: {made.stderr.strip()}", USER_HINT)
 
 
 def can_execute(entry: pwd.struct_passwd, path: Path) -> bool:

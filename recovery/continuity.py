@@ -1,0 +1,238 @@
+"""Look at the WAL archive each minute: is every segment there that the kept backups need, and is it what its name says?
+
+New segments are read whole (checksum, header) and for their commits, known ones are looked up by size, and the few that
+were read longest ago are read again: a flipped bit is found before it is needed. What is seen goes into
+recovery.wal_segments and recovery.archive_state, which validate_recovery_readiness and the pages read.
+"""
+
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from recovery import catalogue
+from recovery.errors import Damaged
+from recovery.models import ArchiveState, Backup, RestorePoint, Timeline, WalSegment
+from recovery.pitr import usable
+from recovery.prune import plan_retention_of
+from recovery.tools import Tools, find_tools
+from recovery.wal import Archive, Histories, Segment, needed_segments, open_archive
+from recovery.waldump import scan_commits
+
+log = logging.getLogger(__name__)
+READ_AGAIN = 5  # segments per run, the ones that were read longest ago first
+MISSING = "missing"
+
+
+@dataclass
+class Look:
+    """What one run saw. `archived_lsn` and `last_commit_at` are the latest that a restore would reach; `read` segments
+    were read whole."""
+
+    archive: Archive
+    needed: int = 0
+    read: int = 0
+    timeline: int = 0
+    archived_lsn: int = 0
+    last_commit_at: datetime | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def look_at_archive(read_all: bool = False) -> Look:
+    """Look once; return what was found, with one line per problem. `read_all` reads every segment again.
+
+    Safe beside itself and when killed: each segment's row says what was seen of it. Nothing is archived yet, or there
+    is no backup: nothing is needed, and there is no problem. Raises Damaged where the archive cannot be read at all.
+    """
+    archive = open_archive()
+    look = Look(archive)
+    backups = [
+        backup
+        for backup in usable(catalogue.load_all()[0])
+        if not backup.has_wal and backup.system_identifier == archive.system_identifier
+    ]
+    if not archive.segment_bytes or not backups:
+        return look
+    histories, there = archive.histories(), archive.segments()
+    keep_timelines(histories)
+    windowed = plan_retention_of(backups, timezone.now()).windowed
+    needed = needed_by(backups, windowed, histories, archive, there)
+    tools = find_tools(int(backups[0].server_version.partition(".")[0]))
+    rows = see(archive, tools, needed, there, read_all, look)
+    judge(look, backups, histories, needed, rows)
+    forget(needed)
+    keep_state(look)
+    return look
+
+
+def needed_by(
+    backups: Iterable[Backup],
+    windowed: Collection[UUID],
+    histories: Histories,
+    archive: Archive,
+    there: set[Segment],
+) -> dict[Segment, Backup]:
+    """Return the segments that the backups need, in order, each with the oldest backup that does."""
+    needed: dict[Segment, Backup] = {}
+    for backup in sorted(backups, key=lambda found: found.start_lsn or 0):
+        for segment in wanted_segments(backup, backup.pk in windowed, histories, archive, there):
+            needed.setdefault(segment, backup)
+    return dict(sorted(needed.items(), key=lambda item: (item[0].number, item[0].timeline)))
+
+
+def wanted_segments(
+    backup: Backup, is_windowed: bool, histories: Histories, archive: Archive, there: set[Segment]
+) -> Iterator[Segment]:
+    """Yield what a restore from the backup to now reads; of one before the window, what itself needs."""
+    timeline, start, end = backup.timeline or 1, backup.start_lsn or 0, backup.end_lsn or 1
+    size = archive.segment_bytes
+    own = [Segment(timeline, number) for number in range(start // size, (end - 1) // size + 1)]
+    if is_windowed:
+        spans = histories.path(timeline, start, histories.newest(timeline, end))
+        yield from dict.fromkeys([*own, *needed_segments(spans, size, there)])
+    else:
+        yield from own
+
+
+# -- seeing -------------------------------------------------------------------------------------------------
+def see(
+    archive: Archive,
+    tools: Tools,
+    needed: dict[Segment, Backup],
+    there: set[Segment],
+    read_all: bool,
+    look: Look,
+) -> dict[Segment, WalSegment]:
+    """Return each needed segment's row, up to date."""
+    size = archive.segment_bytes
+    known = WalSegment.objects.in_bulk([segment.name(size) for segment in needed])
+    oldest = sorted(known.values(), key=lambda row: row.checked_at)[:READ_AGAIN]
+    again = {row.name for row in oldest if row.checked_at.date() < timezone.now().date()}
+    rows = {}
+    for segment in needed:
+        name = segment.name(size)
+        row = known.get(name)
+        if segment not in there:
+            row = absent(segment, archive, row)
+        elif row is None or read_all or name in again or has_changed(archive, row):
+            look.read += 1
+            row = read_segment(segment, archive, tools)
+        rows[segment] = row
+    return rows
+
+
+def has_changed(archive: Archive, row: WalSegment) -> bool:
+    """Tell whether the file is another than the one that was seen, or was bad and may have been mended."""
+    return bool(row.problem) or archive.path(row.name).stat().st_size != row.stored_bytes
+
+
+def absent(segment: Segment, archive: Archive, known: WalSegment | None) -> WalSegment:
+    if known is not None and known.problem == MISSING:
+        return known
+    now = timezone.now()
+    row = WalSegment(
+        name=segment.name(archive.segment_bytes), timeline=segment.timeline, number=segment.number,
+        segment_bytes=archive.segment_bytes, stored_bytes=0, archived_at=now, checked_at=now, problem=MISSING,
+    )  # fmt: skip
+    return keep_row(row)
+
+
+def read_segment(segment: Segment, archive: Archive, tools: Tools) -> WalSegment:
+    """Read a segment whole; return its saved row."""
+    name = segment.name(archive.segment_bytes)
+    stat = archive.path(name).stat()
+    row = WalSegment(
+        name=name, timeline=segment.timeline, number=segment.number, segment_bytes=archive.segment_bytes,
+        stored_bytes=stat.st_size, archived_at=datetime.fromtimestamp(stat.st_mtime, UTC), checked_at=timezone.now(),
+    )  # fmt: skip
+    try:
+        scan = scan_commits(tools, name, archive.read(name))
+    except (Damaged, OSError) as error:
+        row.problem = str(error)
+        return keep_row(row)
+    row.first_commit_at, row.last_commit_at = scan.first_commit_at, scan.last_commit_at
+    for point, lsn in scan.points:
+        RestorePoint.objects.get_or_create(
+            name=point, timeline=segment.timeline, lsn=lsn, defaults={"segment": name}
+        )
+    return keep_row(row)
+
+
+def keep_row(row: WalSegment) -> WalSegment:
+    fields = [field.attname for field in WalSegment._meta.concrete_fields if not field.primary_key]
+    WalSegment.objects.bulk_create([row], update_conflicts=True, unique_fields=["name"], update_fields=fields)
+    if row.problem:
+        log.error("WAL archive: segment %s: %s", row.name, row.problem)
+    return row
+
+
+# -- judging ------------------------------------------------------------------------------------------------
+def judge(
+    look: Look,
+    backups: list[Backup],
+    histories: Histories,
+    needed: dict[Segment, Backup],
+    rows: dict[Segment, WalSegment],
+) -> None:
+    """Fill in the problems, and how far on the newest timeline some backup can be restored."""
+    newest = max(backups, key=lambda backup: backup.end_lsn or 0)
+    look.needed = len(needed)
+    look.timeline = histories.newest(newest.timeline or 1, newest.end_lsn or 0)
+    look.problems = [
+        f"{row.name}: {row.problem}; backups from {needed[segment].started_at:%Y-%m-%d %H:%M} on do not get past it"
+        for segment, row in rows.items()
+        if row.problem
+    ]
+    reached = [reach_of(backup, look, histories, rows) for backup in backups]
+    look.archived_lsn = max(lsn for lsn, _ in reached)
+    look.last_commit_at = max((moment for _, moment in reached if moment), default=None)
+
+
+def reach_of(
+    backup: Backup, look: Look, histories: Histories, rows: dict[Segment, WalSegment]
+) -> tuple[int, datetime | None]:
+    """Return how far a restore from the backup gets on the newest timeline: the position, the newest commit."""
+    size, lsn, moment = look.archive.segment_bytes, 0, None
+    for segment in needed_segments(
+        histories.path(backup.timeline or 1, backup.start_lsn or 0, look.timeline), size, set(rows)
+    ):
+        row = rows.get(segment)
+        if row is None or row.problem:
+            break
+        lsn, moment = (segment.number + 1) * size, row.last_commit_at or moment
+    return lsn, moment
+
+
+def forget(needed: dict[Segment, Backup]) -> None:
+    """Drop the rows of segments that no backup needs any more."""
+    if needed:
+        oldest = min(segment.number for segment in needed)
+        WalSegment.objects.filter(number__lt=oldest).delete()
+        RestorePoint.objects.exclude(segment__in=WalSegment.objects.values("name")).delete()
+
+
+def keep_timelines(histories: Histories) -> None:
+    rows = [
+        Timeline(timeline=timeline, parent=parent, switch_lsn=lsn)
+        for timeline, (parent, lsn) in histories.parents().items()
+    ]
+    Timeline.objects.bulk_create(rows, ignore_conflicts=True)
+
+
+def keep_state(look: Look) -> None:
+    with transaction.atomic():
+        ArchiveState.objects.update_or_create(
+            system_identifier=look.archive.system_identifier,
+            defaults={
+                "timeline": look.timeline,
+                "segment_bytes": look.archive.segment_bytes,
+                "checked_at": timezone.now(),
+                "archived_lsn": look.archived_lsn,
+                "last_commit_at": look.last_commit_at,
+                "problems": look.problems,
+            },
+        )

@@ -1,0 +1,229 @@
+"""Carry a recovery plan out: copy, replay, wait for the real end, prove it; then keep the data directory or not."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from django.utils import timezone
+
+from pg import account
+from pg.errors import Refused
+from recovery import catalogue, manifest
+from recovery.archiving import find_interpreter, restore_command
+from recovery.cluster import Cluster, end_of_recovery, give_to_server, materialise, runnable
+from recovery.contents import list_tables, summarise
+from recovery.errors import Damaged, NoSpace, RestoreFailed, TargetInUse, ToolFailed
+from recovery.pitr import Recovery
+from recovery.server import Server, home_server
+from recovery.tools import run
+from recovery.wal import lsn_text
+from recovery.wal_archive import __file__ as ARCHIVE_PROGRAM
+
+REPLAY_SECONDS = 6 * 3600
+AMCHECK = "amcheck"
+FOUND_DAMAGE = 2  # pg_amcheck ends so; with 1 it could not look
+
+
+@dataclass
+class Proof:
+    """What a restore reached, and what is wrong with it (no problems: nothing). `why` is PostgreSQL's own reason for
+    stopping. `last_commit_at` None: nothing was replayed after the backup's end."""
+
+    timeline: int = 0
+    reached_lsn: int = 0
+    why: str = ""
+    last_commit_at: datetime | None = None
+    row_counts: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rto_seconds(self) -> float:
+        """From the decision to a server that takes work: everything but the checks."""
+        return round(sum(self.seconds.get(step, 0) for step in ("files", "copy", "replay")), 3)
+
+    def time(self, step: str, work: Callable[[], Any]) -> Any:
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.seconds[step] = round(time.monotonic() - began, 3)
+
+
+def recover(plan: Recovery, directory: Path, replace: bool = False) -> Proof:
+    """Restore into `directory`, which must not exist or be empty; return the proof. The server there is stopped.
+
+    With `replace` a data directory that no server runs on is moved aside to `<directory>.before-<time>`, at the very
+    end. Raises TargetInUse, NoSpace, Refused, Damaged, RestoreFailed: then nothing is left of the attempt. Problems
+    in the proof do not remove what was restored: a person decides.
+    """
+    require_free(directory, replace)
+    partial = directory.with_name(f".partial-{directory.name}")
+    with recovered(plan, partial) as (cluster, proof):
+        proof.time("checks", lambda: examine(cluster, home_server().database, proof))
+    if directory.exists() and any(directory.iterdir()):
+        directory.rename(directory.with_name(f"{directory.name}.before-{timezone.now():%Y%m%dT%H%M%SZ}"))
+    partial.rename(directory)
+    manifest.sync_folder(directory.parent)
+    return proof
+
+
+def require_free(directory: Path, replace: bool) -> None:
+    """Raise TargetInUse for a folder with anything in it that may not be replaced, Refused for a wrong place."""
+    if not directory.parent.is_dir():
+        raise Refused(
+            f"{directory.parent} does not exist", "make it, owned by the user that PostgreSQL runs as"
+        )
+    user = account.server_user()
+    if user and not account.can_execute(account.ensure_user(user), directory.parent):
+        raise Refused(
+            f"user {user}, which PostgreSQL runs as, may not enter {directory.parent}", "choose another place"
+        )
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    if (directory / "postmaster.pid").exists() or not (directory / "PG_VERSION").is_file():
+        raise TargetInUse(f"{directory}: a server runs on it, or it is no data directory: it is left as it is",
+                          "stop the server first, or restore into a new directory")  # fmt: skip
+    if not replace:
+        raise TargetInUse(f"{directory} is a data directory: it is left as it is",
+                          "restore into a new directory; or move it aside by --replace")  # fmt: skip
+
+
+@contextmanager
+def recovered(plan: Recovery, data: Path, sync: bool = True) -> Iterator[tuple[Cluster, Proof]]:
+    """Make `data` and yield the promoted server over it, with a proof that has the way there; then stop it.
+
+    When anything fails, `data` is removed. Backups in the plan are kept from pruning meanwhile.
+    """
+    proof = Proof()
+    require_room(plan, data.parent)
+    shutil.rmtree(data, ignore_errors=True)
+    try:
+        with ExitStack() as stack:
+            for backup in plan.chain:
+                if not stack.enter_context(catalogue.in_use(catalogue.folder_of(backup))):
+                    raise Refused(f"backup {backup.pk} is being pruned", "choose another one")
+            proof.time("files", lambda: require_whole(plan))
+            proof.time("copy", lambda: materialise(plan.chain, data, plan.tools, sync))
+            cluster = prepare(plan, data, sync)
+            stack.callback(cluster.stop)
+            proof.time("replay", lambda: bring_up(cluster))
+            read_end(plan, cluster, proof)
+            yield cluster, proof
+    except BaseException:
+        shutil.rmtree(data, ignore_errors=True)
+        raise
+    finally:
+        data.with_name(f"{data.name}.log").unlink(missing_ok=True)
+
+
+def require_room(plan: Recovery, place: Path) -> None:
+    free = shutil.disk_usage(place).free
+    if free < plan.needed_bytes:
+        raise NoSpace(
+            f"{place} has {free >> 20} MB free, the restore may need {plan.needed_bytes >> 20} MB",
+            "free some room, or restore to a larger disk",
+        )
+
+
+def require_whole(plan: Recovery) -> None:
+    """Raise Damaged when a file of the chain is not what was written."""
+    for backup in plan.chain:
+        if problems := manifest.check_files(catalogue.folder_of(backup), backup.manifest_sha256):
+            raise Damaged(f"backup {backup.pk}: {summarise(problems[:5])}", "choose another one")
+
+
+def prepare(plan: Recovery, data: Path, sync: bool) -> Cluster:
+    """Write recovery.signal, and return the server that will replay."""
+    (data / "recovery.signal").touch()
+    (data / "standby.signal").unlink(missing_ok=True)
+    give_to_server(data / "recovery.signal")
+    settings = {**plan.settings, "restore_command": fetch_command(plan), "fsync": "on" if sync else "off"}
+    role = home_server().parameters.get("user", "postgres")
+    return Cluster(data, runnable(plan.tools), settings, role)
+
+
+def fetch_command(plan: Recovery) -> str:
+    """Return restore_command; a backup with its own WAL needs none, but PostgreSQL wants one."""
+    if plan.backup.has_wal and not plan.segments:
+        return "/bin/false"
+    place, program = plan.archive.place, plan.archive.place / "bin" / Path(ARCHIVE_PROGRAM).name
+    if not program.is_file():
+        raise Damaged(f"{program} is missing", "run `manage.py backup archive` to put it there again")
+    return restore_command(place, find_interpreter(program, account.server_user()))
+
+
+def bring_up(cluster: Cluster) -> None:
+    cluster.start()
+    cluster.wait_promoted(REPLAY_SECONDS)
+
+
+def read_end(plan: Recovery, cluster: Cluster, proof: Proof) -> None:
+    """Fill in where the replay stopped; raise RestoreFailed when that is not where it should have."""
+    proof.timeline, proof.reached_lsn, proof.why = end_of_recovery(cluster.data)
+    with cluster.server.connect("postgres") as session:
+        proof.last_commit_at = session.execute("SELECT pg_last_xact_replay_timestamp()").fetchone()[0]  # type: ignore[index]
+    if plan.stop_lsn is not None and proof.reached_lsn < plan.stop_lsn:
+        raise RestoreFailed(
+            f"stopped at {lsn_text(proof.reached_lsn)}, the target was {lsn_text(plan.stop_lsn)}"
+        )
+    if plan.target.kind == "time" and proof.last_commit_at and proof.last_commit_at > plan.target.moment:
+        raise RestoreFailed(
+            f"replayed a commit of {proof.last_commit_at}, the target was {plan.target.moment}"
+        )
+
+
+# -- checks -------------------------------------------------------------------------------------------------
+def examine(cluster: Cluster, database: str, proof: Proof) -> None:
+    """Check every table and index for damage (pg_amcheck), our own rules, and count all rows."""
+    proof.problems += check_pages(cluster, database)
+    with cluster.server.connect(database) as session:
+        for ref in list_tables(session):
+            if ref.leaf_quoted is not None:
+                count = session.execute(f"SELECT count(*) FROM ONLY {ref.leaf_quoted}").fetchone()[0]  # type: ignore[index]
+                proof.row_counts[ref.table] = proof.row_counts.get(ref.table, 0) + count
+    proof.problems += check_rules(cluster.server, database)
+
+
+def check_pages(cluster: Cluster, database: str) -> list[str]:
+    """Run pg_amcheck; its extension is put there for that and taken away again."""
+    with cluster.server.connect(database) as session:
+        had = session.execute("SELECT FROM pg_extension WHERE extname = %s", [AMCHECK]).fetchone() is not None
+        if not had:
+            session.execute("CREATE EXTENSION amcheck SCHEMA pg_catalog")
+        given = cluster.server.parameters
+        argv = [
+            cluster.tools.program("pg_amcheck"), "--no-password", "--heapallindexed", f"--host={given['host']}",
+            f"--port={given['port']}", f"--username={given['user']}", database,
+        ]  # fmt: skip
+        try:
+            run(argv, {**os.environ, "LC_ALL": "C"})
+        except ToolFailed as error:
+            if error.code != FOUND_DAMAGE:
+                raise
+            return [f"pg_amcheck: {error.words.strip()[:500]}"]
+        finally:
+            if not had:
+                session.execute("DROP EXTENSION amcheck")
+    return []
+
+
+def check_rules(server: Server, database: str) -> list[str]:
+    """Return what recovery.verify_data_consistency finds; a database without our schema has nothing to break."""
+    with server.connect(database) as session:
+        session.execute("SET search_path = public")
+        try:
+            rows = session.execute(
+                "SELECT table_name, issues_found FROM recovery.verify_data_consistency()"
+                " WHERE consistency_check = 'ISSUES_FOUND'"
+            ).fetchall()
+        except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
+            return []
+    return [f"{table}: {issue}" for table, issues in rows for issue in issues]
