@@ -74,6 +74,18 @@ ROOMS: list[tuple[str, list[Entry]]] = [
         ],
     ),
     (
+        "Server",
+        [
+            ("Sessions", "device_hub", "monitoring.activity"),
+            ("Lock waits", "lock", "monitoring.lockwait"),
+            ("Tables", "table", "monitoring.table"),
+            ("Indexes", "format_list_numbered", "monitoring.index"),
+            ("Statements", "query_stats", "monitoring.statement"),
+            ("Replicas", "content_copy", "monitoring.replica"),
+            ("Replication slots", "bookmarks", "monitoring.replicationslot"),
+        ],
+    ),
+    (
         "Recovery",
         [
             ("Backups", "backup", "recovery.backup"),

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from unfold.decorators import display
 
+from monitoring import server_admin  # noqa: F401  (registers its pages)
 from monitoring.alarms import silence, unsilence
 from monitoring.models import AlarmChannel, AlarmEvent, AlarmRule, Notification, State
 from monitoring.registry import metrics

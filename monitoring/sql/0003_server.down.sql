@@ -1,0 +1,9 @@
+DROP FUNCTION monitoring.read_server();
+DROP VIEW monitoring.indexes;
+DROP VIEW monitoring.statements;
+DROP FUNCTION monitoring.read_statements(integer);
+DROP VIEW monitoring.replication_slots;
+DROP VIEW monitoring.replicas;
+DROP VIEW monitoring.tables;
+DROP VIEW monitoring.lock_tree;
+DROP VIEW monitoring.activity;
