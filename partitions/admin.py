@@ -3,19 +3,25 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
 from django.db.models import QuerySet
 from django.forms.models import model_to_dict
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
+from django.template.response import TemplateResponse
+from django.urls import path
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from kombu.exceptions import OperationalError
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from operators.audit import REASON_LENGTH, Actor, record
-from operators.confirm import reasoned_action
-from partitions.jobs import attach_job, release_job
+from operators.confirm import ReasonForm, reasoned_action
+from partitions.cockpit import overview, planned
+from partitions.history import entry_of
+from partitions.jobs import apply_run, attach_job, release_job
 from partitions.models import Archive, Mark, Policy, Run
 from partitions.policies import CHANGEABLE, declared, values_of
 from pg.admin import ReadOnlyAdmin, RoomAdmin
@@ -56,9 +62,11 @@ class PolicyForm(forms.ModelForm):
 
 @admin.register(Policy)
 class PolicyAdmin(RoomAdmin):
-    """Models declare policies, people override them: rows are neither added nor deleted here."""
+    """Models declare policies, people override them: rows are neither added nor deleted here. Below the list: how each
+    table's partitions lie in time. The plan has a page of its own, from which it is applied."""
 
     form = PolicyForm
+    list_after_template = "partitions/overview.html"
     list_display = (*["table_name", *CHANGEABLE], "is_overridden", "updated_at")
     fields = ("table_name", "declared_policy", *CHANGEABLE, "is_overridden", "reason", "updated_at")
     readonly_fields = ("table_name", "declared_policy", "is_overridden", "updated_at")
@@ -69,6 +77,60 @@ class PolicyAdmin(RoomAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def get_urls(self) -> list[Any]:
+        plan = path("plan/", self.admin_site.admin_view(self.plan_view), name="partitions_policy_plan")
+        return [plan, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        shown = {"overview": overview()} if request.method == "GET" else {}
+        return super().changelist_view(request, {**(extra_context or {}), **shown})
+
+    def plan_view(self, request: HttpRequest) -> HttpResponse:
+        """Show what is due and why; with a reason, let a worker do exactly that."""
+        may_apply = request.user.has_perm("partitions.apply_plan")
+        if not self.has_view_permission(request) or (request.method == "POST" and not may_apply):
+            raise PermissionDenied
+        form = ReasonForm(request.POST if request.method == "POST" else None)
+        if form.is_valid():
+            return self.request_run(request, form.cleaned_data["reason"])
+        steps, kept, error = planned()
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Plan of upkeep",
+            "opts": self.opts,
+            "steps": steps,
+            "kept": kept,
+            "error": error,
+            "form": form,
+            "may_apply": may_apply,
+        }
+        return TemplateResponse(request, "partitions/plan.html", context)
+
+    def request_run(self, request: HttpRequest, reason: str) -> HttpResponse:
+        """Ask a worker for the steps that the page has shown, as far as they are still due; lead to the run."""
+        seen, by = set(request.POST.getlist("step")), Actor.of_request(request)
+        steps = [entry_of(one) for one in planned()[0] if f"{one.action} {one.partition}" in seen]
+        if not steps:
+            self.message_user(request, "Nothing of it is due any more.", messages.WARNING)
+            return redirect("admin:partitions_policy_plan")
+        with transaction.atomic():
+            run = Run.objects.create(
+                status=Run.Status.REQUESTED,
+                origin=Run.Origin.ADMIN,
+                actor=by.name,
+                reason=reason,
+                steps=steps,
+            )
+            names = [step["object"] for step in steps]
+            record(by, "partitions.apply", names, reason=reason, details={"run": str(run.pk)})
+        try:
+            apply_run.delay(str(run.pk))
+        except OperationalError as error:
+            self.message_user(request, f"The broker does not answer: {error}", messages.ERROR)
+        else:
+            self.message_user(request, "Sent to a worker: its steps appear here as they are done.")
+        return redirect("admin:partitions_run_change", run.pk)
 
     @admin.display(description="Declared by its model")
     def declared_policy(self, policy: Policy) -> str:

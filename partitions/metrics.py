@@ -1,6 +1,8 @@
 """Figures of the partitions room for /metrics."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 from django.db.models import Count, Max, Sum
 from django.utils import timezone
@@ -11,6 +13,7 @@ from partitions.health import Health, read_health
 from partitions.models import Archive, Run
 from partitions.plan import days_of_cover
 
+FRESH_SECONDS = 60
 Samples = Iterable[tuple[dict[str, str], float]]
 
 
@@ -20,9 +23,19 @@ def read_cover() -> Iterator[tuple[dict[str, str], float]]:
         yield {"table": rules.table}, days_of_cover(read_table(rules).attached, clock.latest)
 
 
+@lru_cache(maxsize=1)
+def health_at(minute: int) -> list[Health]:
+    return read_health()
+
+
+def recent_health() -> list[Health]:
+    """Return the health, read at most once a minute: each figure of a scrape asks for it."""
+    return health_at(int(time.monotonic() // FRESH_SECONDS))
+
+
 def per_table(value: Callable[[Health], float | None]) -> Callable[[], Samples]:
     def read() -> Samples:
-        for health in read_health():
+        for health in recent_health():
             number = value(health)
             if number is not None:
                 yield {"table": health.table}, number
@@ -31,7 +44,7 @@ def per_table(value: Callable[[Health], float | None]) -> Callable[[], Samples]:
 
 
 def read_problems() -> Iterator[tuple[dict[str, str], float]]:
-    for health in read_health():
+    for health in recent_health():
         yield {"table": health.table, "kind": "gap"}, len(health.gaps)
         yield {"table": health.table, "kind": "default_row"}, health.default_rows
         yield {"table": health.table, "kind": "leftover"}, len(health.leftovers)

@@ -1,8 +1,0 @@
-from django.db import migrations
-
-from pg.operations import RunSQLFile
-
-
-class Migration(migrations.Migration):
-    dependencies = [('tasks', '0006_resources'), ('partitions', '0002_upkeep')]
-    operations = [RunSQLFile('tasks', '0007_leaves')]
