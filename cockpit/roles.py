@@ -19,10 +19,12 @@ OPERATOR_ALSO = frozenset(
         "tasks.add_limit",
         "tasks.add_pause",
         "tasks.add_queuepause",
+        "tasks.add_retention",
         "tasks.add_task",
         "tasks.delete_limit",
         "tasks.delete_pause",
         "tasks.delete_queuepause",
+        "tasks.delete_retention",
     }
 )
 PLAIN_VERBS = ("add_", "delete_", "change_", "view_")

@@ -27,6 +27,7 @@ ROOMS: list[tuple[str, list[Entry]]] = [
         "Tasks",
         [
             ("Tasks", "task_alt", "tasks.task"),
+            ("Dead letters", "report", "tasks.deadletter"),
             ("Executions", "play_circle", "tasks.execution"),
             ("Dependencies", "account_tree", "tasks.dependency"),
             ("Types", "category", "tasks.tasktype"),
@@ -35,6 +36,8 @@ ROOMS: list[tuple[str, list[Entry]]] = [
             ("Paused queues", "motion_photos_paused", "tasks.queuepause"),
             ("Held resources", "lock", "tasks.resourceholder"),
             ("Waiting for resources", "hourglass_empty", "tasks.resourcewaiter"),
+            ("Retention", "auto_delete", "tasks.retention"),
+            ("Recurring", "event_repeat", "tasks.recurringslot"),
             ("Unique keys", "fingerprint", "tasks.uniquekey"),
             ("Identities", "tag", "tasks.taskidentity"),
         ],

@@ -1,28 +1,39 @@
 """The cockpit's view of the queue and its history."""
 
+import json
 from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
 
 from django import forms
-from django.contrib import admin, messages
+from django.contrib import admin
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html
 
-from operators.audit import Actor
+from operators.audit import Actor, record
+from operators.bulk import request_bulk
+from operators.confirm import reasoned_action
 from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin, TimeWindowFilter
-from pg.errors import MisterSmithError
+from pg.errors import MisterSmithError, Refused
+from pg.filters import read_moment
 from tasks.claim import cancel
 from tasks.control import retry
 from tasks.limits import BOUNDS, Bounds, check_limit, remove_limit, set_limit
 from tasks.models import (
+    DeadLetter,
     Dependency,
     Execution,
     Limit,
     Pause,
     QueuePause,
+    RecurringSlot,
     ResourceHolder,
     ResourceWaiter,
+    Retention,
     Task,
     TaskIdentity,
     TaskPriority,
@@ -31,6 +42,7 @@ from tasks.models import (
     UniqueKey,
 )
 from tasks.pauses import check_until, pause, pause_queue, resume, resume_queue
+from tasks.retention import STATUSES, keep
 
 
 class TypeFilter(admin.SimpleListFilter):
@@ -109,9 +121,11 @@ class TaskAdmin(BigTableAdmin):
         "created_at",
         "updated_at",
         "attempts",
+        "run_again",
     ]
     fieldsets = [
-        (None, {"fields": ["task_type", "task_name", "status", "status_reason", "priority", "progress", "payload"]}),
+        (None, {"fields": [
+            "task_type", "task_name", "status", "status_reason", "priority", "progress", "payload", "run_again"]}),
         ("Times", {"classes": ["tab"], "fields": [
             "created_at", "scheduled_at", "started_at", "completed_at", "expires_at", "lease_until", "updated_at"]}),
         ("Attempts", {"classes": ["tab"], "fields": [
@@ -130,7 +144,7 @@ class TaskAdmin(BigTableAdmin):
         Related("Assigned agent", "agents.agent", "agent_id", "assigned_agent_id"),
         Related("Created by agent", "agents.agent", "agent_id", "created_by_agent_id"),
     ]
-    actions = ["cancel_selected", "retry_selected"]
+    actions = ["cancel_selected", "retry_selected", "cancel_matching", "retry_matching"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         fixed = ["task_type", "payload", "unique_key", "parent"]
@@ -144,26 +158,128 @@ class TaskAdmin(BigTableAdmin):
         url = reverse("admin:tasks_execution_changelist")
         return format_html('<a href="{}?task_id__exact={}">attempts</a>', url, task.pk)
 
-    @admin.action(description="Cancel", permissions=["change"])
-    def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Task]) -> None:
-        self._steer(request, queryset, cancel, "cancelled")
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """From "Run again": the old task's columns, its payload as JSON and not as a text."""
+        initial: dict[str, Any] = super().get_changeform_initial_data(request)
+        if "payload" in initial:
+            initial["payload"] = json.loads(initial["payload"])
+        return initial
 
-    @admin.action(description="Retry failed and cancelled ones", permissions=["change"])
-    def retry_selected(self, request: HttpRequest, queryset: QuerySet[Task]) -> None:
-        self._steer(request, queryset, retry, "retried")
+    @admin.display(description="run again")
+    def run_again(self, task: Task) -> str:
+        kept = ("task_type", "task_name", "priority", "max_retries", "max_execution_time", "concurrency_key")
+        values = {name: getattr(task, name) for name in kept if getattr(task, name) is not None}
+        query = urlencode({**values, "payload": json.dumps(task.payload)})
+        return format_html(
+            '<a href="{}?{}">with this or another payload</a>', reverse("admin:tasks_task_add"), query
+        )
 
-    def _steer(self, request: HttpRequest, queryset: QuerySet[Task], change: Any, done: str) -> None:
-        chosen = {task.pk: task for task in queryset}
-        try:
-            moved = change(chosen, f"{done} by {request.user.get_username()}")
-        except MisterSmithError as error:
-            self.message_user(request, f"{error}. {error.hint}", messages.ERROR)
-            return
-        for task_id in moved:
-            self.log_change(request, chosen[task_id], done)
-        left = len(chosen) - len(moved)
-        text = f"{len(moved)} {done}" + (f"; {left} were not in a state for that" if left else "")
-        self.message_user(request, text, messages.WARNING if left else messages.SUCCESS)
+    def save_model(self, request: HttpRequest, obj: Task, form: Any, change: bool) -> None:
+        with transaction.atomic():
+            super().save_model(request, obj, form, change)
+            record(Actor.of_request(request), "tasks.change" if change else "tasks.enqueue", [obj.pk])
+
+    @reasoned_action("Cancel", permissions=["change"])
+    def cancel_selected(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
+        return told(cancel(chosen := ids_of(rows), reason, by), chosen, "cancelled")
+
+    @reasoned_action("Retry failed and cancelled ones", permissions=["change"])
+    def retry_selected(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
+        return told(retry(chosen := ids_of(rows), reason, by), chosen, "retried")
+
+    @reasoned_action("Cancel ALL that match the filters, as a bulk job", permissions=["change"])
+    def cancel_matching(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
+        return ask_bulk("tasks.cancel_all", request, by, reason)
+
+    @reasoned_action("Retry ALL that match the filters, as a bulk job", permissions=["change"])
+    def retry_matching(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
+        return ask_bulk("tasks.retry_all", request, by, reason)
+
+
+def ids_of(rows: QuerySet[Task]) -> list[UUID]:
+    return list(rows.values_list("pk", flat=True))
+
+
+def told(done: list[UUID], chosen: list[UUID], what: str) -> str:
+    left = len(chosen) - len(done)
+    return f"{len(done)} {what}" + (f"; {left} were not in a state for that" if left else "")
+
+
+def ask_bulk(action: str, request: HttpRequest, by: Actor, reason: str) -> str:
+    """Request a bulk job for what the list's filters mean, whatever is ticked. Raises Refused without a filter."""
+    filters = {
+        name: request.GET[name] for name in ("task_type", "status", "priority") if request.GET.get(name)
+    }
+    if request.GET.get("q"):
+        raise Refused(
+            "a search is no filter for a bulk job", "choose a type, a status or a priority on the right"
+        )
+    if window := TimeWindowFilter.windows.get(request.GET.get("within", "")):
+        filters["created_after"] = (timezone.now() - window[1]).isoformat()
+    for name, bound in (("from", "created_after"), ("to", "created_before")):
+        if request.GET.get(name):
+            filters[bound] = read_bound(name, request.GET[name])
+    job = request_bulk(action, filters, by=by, reason=reason)
+    return f"bulk job {job.pk}: {job.expected} tasks match now; see System, Bulk jobs"
+
+
+def read_bound(name: str, text: str) -> str:
+    try:
+        return str(read_moment(name, text))
+    except (ValueError, OverflowError) as error:
+        raise Refused(f"time: {error}") from error
+
+
+@admin.register(DeadLetter)
+class DeadLetterAdmin(TaskAdmin):
+    """Tasks that failed for good, and what to do about them."""
+
+    list_display = [
+        "task_id",
+        "task_type",
+        "task_name",
+        "status_reason",
+        "attempt",
+        "completed_at",
+        "attempts",
+    ]
+    list_filter = [TypeFilter, PriorityFilter, TimeWindowFilter]
+    actions = ["retry_selected", "redrive_matching"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).filter(status=TaskStatus.FAILED)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    @reasoned_action("Retry ALL dead letters that match the filters, as a bulk job", permissions=["change"])
+    def redrive_matching(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
+        request.GET = request.GET.copy()  # type: ignore[misc]
+        request.GET["status"] = TaskStatus.FAILED.value
+        return ask_bulk("tasks.retry_all", request, by, reason)
+
+
+@admin.register(Retention)
+class RetentionAdmin(RoomAdmin):
+    list_display = [
+        "task_type",
+        "keep_completed_days",
+        "keep_failed_days",
+        "keep_cancelled_days",
+        "declared_by",
+    ]
+    search_fields = ["task_type"]
+    readonly_fields = ["declared_by", "updated_at"]
+
+    def save_model(self, request: HttpRequest, obj: Retention, form: Any, change: bool) -> None:
+        days = {status: getattr(obj, f"keep_{status}_days") for status in STATUSES}
+        keep(obj.task_type, days, by=Actor.of_request(request))
+
+
+@admin.register(RecurringSlot)
+class RecurringSlotAdmin(ReadOnlyAdmin):
+    list_display = ["name", "last_slot", "last_task_id"]
+    search_fields = ["name"]
 
 
 @admin.register(Execution)

@@ -10,7 +10,7 @@ class TasksConfig(AppConfig):
 
     def ready(self) -> None:
         from operators.schedules import declare_schedule
-        from tasks import checks, worker  # noqa: F401  (worker connects to Celery's signals)
+        from tasks import bulk, checks, worker  # noqa: F401  (worker connects to Celery's signals)
 
         checks.register()
         autodiscover_modules("handlers")
@@ -20,6 +20,14 @@ class TasksConfig(AppConfig):
             every_seconds=1,
             expire_seconds=5,
             description="Tickets for ready tasks; lost leases, due, expired tasks and lost workers are seen to.",
+        )
+        bulk.register()
+        declare_schedule(
+            "tasks: retention",
+            "tasks.prune",
+            every_seconds=600,
+            expire_seconds=600,
+            description="Removes finished tasks whose time is over; failures stay longer.",
         )
         post_save.connect(send_ticket, sender=self.get_model("Task"), dispatch_uid="tasks.ticket")
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
+from operators.audit import Actor, record
 from pg.json import dump_json
 from pg.queries import Queries
 from tasks import tickets
@@ -202,16 +203,19 @@ def set_progress(claimed: Claimed, percent: float | None, note: str) -> bool:
     return bool(rows)
 
 
-def cancel(task_ids: Iterable[UUID], reason: str = "cancelled") -> list[UUID]:
+def cancel(task_ids: Iterable[UUID], reason: str = "cancelled", by: Actor | None = None) -> list[UUID]:
     """Cancel open tasks; return those that were. Finished and unknown ones are left as they are. Safe to repeat.
 
     What waits for them is cancelled too. A running one's handler sees `is_cancelled()` and its late result changes
-    nothing; where it goes on for `grace_seconds()` after its worker noticed, its process is replaced.
+    nothing; where it goes on for `grace_seconds()` after its worker noticed, its process is replaced. `by`: who is
+    recorded in the audit; None: nobody.
     """
     with transaction.atomic():
         rows = QUERIES.run("cancel", {"task_ids": sorted(set(task_ids)), "reason": reason})
         cancelled: list[UUID] = [row["task_id"] for row in rows]
         announce(cancelled)
+        if by and cancelled:
+            record(by, "tasks.cancel", cancelled, reason=reason)
     return cancelled
 
 

@@ -7,10 +7,12 @@ from typing import Any
 from celery import shared_task
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 
+from pg.errors import Refused
 from pg.queries import Queries
-from tasks import queues, tickets
+from tasks import queues, recurring, tickets
 from tasks.claim import Claimed, Failure, claim, fail, finish, finish_and_claim_next, has_ready, lease_seconds
 from tasks.registry import UnknownTaskType, all_handlers, get_handler
+from tasks.retention import prune
 from tasks.run import Outcome, run_handler
 from tasks.sweep import sweep
 from tasks.worker import Worker, current_worker
@@ -49,6 +51,26 @@ def next_type(queue: str) -> str | None:
     known = [item.task_type for item in all_handlers()]
     found = QUERIES.run("next_type", {"task_types": known, "queue": queue})
     return found[0]["task_type"] if found else None
+
+
+@shared_task(name="tasks.prune")
+def prune_job() -> dict[str, int]:
+    """Remove finished tasks whose time is over. Safe twice, late or beside itself: see tasks.retention."""
+    return prune()
+
+
+@shared_task(name=recurring.JOB, bind=True)
+def enqueue_recurring(self: Any, name: str = "", **_: Any) -> list[str]:
+    """What beat asks for at each moment of a recurring task. Safe twice, late, from two beats.
+
+    `name`: the schedule's, where it does not come in beat's header.
+    """
+    name = name or getattr(self.request, "periodic_task_name", None) or ""
+    try:
+        return [str(task_id) for task_id in recurring.enqueue_due(name)]
+    except Refused as error:
+        log.error("nothing is enqueued for %s: %s %s", name, error, error.hint)
+        return []
 
 
 @shared_task(name="tasks.sweep")

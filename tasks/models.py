@@ -235,6 +235,47 @@ class QueuePause(models.Model):
         return self.queue
 
 
+class DeadLetter(Task):
+    """A failed task: its retries are spent, or it can never succeed."""
+
+    class Meta:
+        proxy = True
+
+
+class Retention(models.Model):
+    """How long finished tasks of a type stay, where an operator says so; None: as the handler declares. `*`: all types
+    that nobody registered."""
+
+    task_type = models.CharField(max_length=100, primary_key=True)
+    keep_completed_days = models.FloatField(null=True, blank=True)
+    keep_failed_days = models.FloatField(null=True, blank=True)
+    keep_cancelled_days = models.FloatField(null=True, blank=True)
+    declared_by = models.CharField(max_length=150, blank=True, default="", editable=False)
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = '"tasks"."retention"'
+        verbose_name_plural = "retention"
+
+    def __str__(self) -> str:
+        return self.task_type
+
+
+class RecurringSlot(models.Model):
+    """The last moment of a recurring task that was seen to. `name` is its schedule's."""
+
+    name = models.CharField(max_length=200, primary_key=True)
+    last_slot = models.DateTimeField()
+    last_task_id = models.UUIDField(null=True)
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        db_table = '"tasks"."recurring_slots"'
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Limit(models.Model):
     """What bounds the running tasks of a scope. None: not bounded. `rate_limit` starts in any `rate_seconds`; `weight`:
     share against others. `declared_by`: handler, or the operator whose word it is."""

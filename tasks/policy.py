@@ -81,7 +81,7 @@ class Policy:
     `weight`: the type's share of busy workers. Operators may set other limits (tasks.limits).
 
     `payload_schema`: a JSON Schema; what does not match is refused when it is enqueued, and fails for good where a row
-    came by other ways.
+    came by other ways. `keep_..._days`: how long finished tasks stay.
     """
 
     max_retries: int = 3
@@ -100,6 +100,9 @@ class Policy:
     fair_keys: bool = False
     weight: float = 1
     payload_schema: Mapping[str, Any] | None = None
+    keep_completed_days: float = 7
+    keep_failed_days: float = 30
+    keep_cancelled_days: float = 7
 
     def __post_init__(self) -> None:
         _require("max_retries", self.max_retries, self.max_retries >= 0, "must be 0 or more")
@@ -114,6 +117,8 @@ class Policy:
             _require(name, getattr(self, name), (getattr(self, name) or 1) > 0, "must be more than 0")
         has_rate = (self.rate_limit is None) == (self.rate_seconds is None)
         _require("rate_seconds", self.rate_seconds, has_rate, "goes together with rate_limit")
+        for name in ("keep_completed_days", "keep_failed_days", "keep_cancelled_days"):
+            _require(name, getattr(self, name), getattr(self, name) >= 0, "must be 0 or more")
         _require("weight", self.weight, self.weight > 0, "must be more than 0")
         names = ", ".join(TaskPriority.values)
         _require("priority", self.priority, self.priority in TaskPriority.values, f"must be one of {names}")

@@ -431,3 +431,55 @@ FROM generate_series(
   date_trunc('minute', now()) - interval '59 minutes', date_trunc('minute', now()), interval '1 minute') AS m (minute)
 CROSS JOIN reach r LEFT JOIN ended e ON e.minute = m.minute
 ORDER BY m.minute
+
+-- name: retention_rules
+-- Of each leaf, what holds: the operator's row, the handler's options, the defaults.
+SELECT x.task_type, x.leaf,
+       COALESCE(r.keep_completed_days, (x.options ->> 'keep_completed_days')::float8, %(default_completed)s::float8)
+         AS keep_completed_days,
+       COALESCE(r.keep_failed_days, (x.options ->> 'keep_failed_days')::float8, %(default_failed)s::float8)
+         AS keep_failed_days,
+       COALESCE(r.keep_cancelled_days, (x.options ->> 'keep_cancelled_days')::float8, %(default_cancelled)s::float8)
+         AS keep_cancelled_days
+FROM (
+  SELECT t.task_type, t.partition_name AS leaf, t.options FROM tasks.types t
+  UNION ALL SELECT '*', 'tasks.queue_default', '{}') x
+LEFT JOIN tasks.retention r ON r.task_type = x.task_type
+ORDER BY x.task_type
+
+-- name: count_overdue
+SELECT count(*) AS number FROM (
+  SELECT FROM $leaf q
+  WHERE q.status = %(status)s::task_status_type
+    AND q.created_at < now() - make_interval(secs => %(keep_days)s * 86400)
+    AND q.completed_at < now() - make_interval(secs => %(keep_days)s * 86400)
+  LIMIT $limit) x
+
+-- name: prune
+-- By index (status, created_at): a task was created before it ended. Not what an open task still reads.
+DELETE FROM $leaf d WHERE (d.task_id, d.task_type) IN (
+  SELECT q.task_id, q.task_type FROM $leaf q
+  WHERE q.status = %(status)s::task_status_type
+    AND q.created_at < now() - make_interval(secs => %(keep_days)s * 86400)
+    AND q.completed_at < now() - make_interval(secs => %(keep_days)s * 86400)
+    AND NOT EXISTS (
+      SELECT FROM tasks.dependencies w JOIN tasks.identity i ON i.task_id = w.task_id
+      JOIN tasks.queue o ON o.task_id = i.task_id AND o.task_type = i.task_type
+      WHERE w.depends_on_task_id = q.task_id AND o.completed_at IS NULL)
+  ORDER BY q.created_at LIMIT $limit FOR UPDATE OF q SKIP LOCKED)
+
+-- name: matching_tasks
+-- A page of what a bulk action's filter means, by id.
+SELECT q.task_id::uuid FROM tasks.queue q
+WHERE ($filter) AND q.task_id > %(position)s ORDER BY q.task_id LIMIT $limit
+
+-- name: count_matching
+SELECT count(*) AS number FROM tasks.queue q WHERE $filter
+
+-- name: with_children
+-- The tasks, and their children down the line.
+WITH RECURSIVE family(task_id) AS (
+  SELECT unnest(%(task_ids)s::uuid[])
+  UNION
+  SELECT q.task_id::uuid FROM family f JOIN tasks.queue q ON q.parent_task_id = f.task_id)
+SELECT task_id FROM family

@@ -1,11 +1,15 @@
+import html
+import json
+import re
+
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
 
-from operators.models import AuditEntry
-from tasks.claim import claim, finish
+from operators.models import AuditEntry, BulkJob
+from tasks.claim import Failure, claim, fail, finish
 from tasks.enqueue import enqueue
-from tasks.models import Limit, Pause, QueuePause
+from tasks.models import Limit, Pause, QueuePause, Task
 from tests.tasks.conftest import status_of
 
 pytestmark = pytest.mark.django_db
@@ -17,6 +21,11 @@ MODELS = [
     "pause",
     "queuepause",
     "limit",
+    "resourceholder",
+    "resourcewaiter",
+    "deadletter",
+    "retention",
+    "recurringslot",
     "uniquekey",
     "taskidentity",
 ]
@@ -47,17 +56,66 @@ def test_a_task_and_its_attempts_open(admin_client, work):
     assert str(work) in page.content.decode()
 
 
-def act(client, action, *task_ids):
+def act(client, action, *task_ids, model="task", query="", reason="because"):
+    """Choose an action, and give the reason that it asks for."""
     data = {"action": action, "_selected_action": [str(task_id) for task_id in task_ids]}
-    return client.post(reverse("admin:tasks_task_changelist"), data)
+    data |= {"confirmed": "yes", "reason": reason} if reason else {}
+    return client.post(reverse(f"admin:tasks_{model}_changelist") + query, data, follow=True)
 
 
 def test_an_operator_cancels_and_retries(admin_client):
     task_id = enqueue("echo")
+    assert b"Why?" in act(admin_client, "cancel_selected", task_id, reason="").content
+    assert status_of(task_id) == "queued"
     act(admin_client, "cancel_selected", task_id)
     assert status_of(task_id) == "cancelled"
     act(admin_client, "retry_selected", task_id)
     assert status_of(task_id) == "queued"
+    entries = AuditEntry.objects.order_by("pk").values_list("action", "reason", "objects_touched")
+    assert list(entries) == [
+        ("tasks.cancel", "because", [str(task_id)]),
+        ("tasks.retry", "because", [str(task_id)]),
+    ]
+
+
+def test_a_filter_becomes_a_bulk_job(admin_client):
+    task_id = enqueue("echo")
+    assert b"it is empty" in act(admin_client, "cancel_matching", task_id).content
+    assert (
+        b"a search is no filter"
+        in act(admin_client, "cancel_matching", task_id, query=f"?q={task_id}").content
+    )
+    page = act(admin_client, "cancel_matching", task_id, query="?status=queued&within=1h")
+    assert b"1 tasks match now" in page.content
+    job = BulkJob.objects.get()
+    assert (job.action, job.parameters["status"], job.reason) == ("tasks.cancel_all", "queued", "because")
+    assert "created_after" in job.parameters
+
+
+def test_dead_letters_are_the_failed_ones_and_are_redriven(admin_client, agent_id):
+    other, dead = enqueue("echo", priority="low"), enqueue("echo")
+    fail(claim("echo", agent_id)[0], Failure("out of luck", is_permanent=True))
+    page = admin_client.get(reverse("admin:tasks_deadletter_changelist"))
+    assert [row.pk for row in page.context["cl"].result_list] == [dead]
+    assert b"out of luck" in page.content
+    act(admin_client, "redrive_matching", dead, model="deadletter")
+    assert BulkJob.objects.get().parameters == {"status": "failed"}
+    act(admin_client, "retry_selected", dead, model="deadletter")
+    assert (status_of(dead), status_of(other)) == ("queued", "queued")
+
+
+def test_a_task_is_run_again_with_another_payload(admin_client):
+    old = enqueue("echo", {"a": 1}, priority="high")
+    page = admin_client.get(reverse("admin:tasks_task_change", args=[old])).content.decode()
+    address = html.unescape(re.search(r'href="([^"]*/task/add/\?[^"]*)"', page)[1])
+    form = admin_client.get(address).context["adminform"].form
+    assert json.loads(form["payload"].value()) == {"a": 1}
+    data = {name: form[name].value() or "" for name in form.fields} | {"payload": '{"a": 2}'}
+    page = admin_client.post(address, data)
+    assert page.status_code == 302, page.context["adminform"].form.errors
+    new = Task.objects.exclude(pk=old).get()
+    assert (new.payload, new.priority, new.status) == ({"a": 2}, "high", "queued")
+    assert AuditEntry.objects.get().action == "tasks.enqueue"
 
 
 def test_whoever_may_only_look_cannot_cancel(client):
@@ -81,8 +139,6 @@ def test_a_task_added_in_the_admin_is_ready(admin_client):
     }
     page = admin_client.post(reverse("admin:tasks_task_add"), data)
     assert page.status_code == 302, page.context["adminform"].form.errors
-    from tasks.models import Task
-
     assert Task.objects.get().status == "queued"
 
 

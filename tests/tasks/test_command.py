@@ -9,8 +9,8 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from operators.audit import Actor
-from operators.models import AuditEntry
-from tasks.claim import Failure, claim, fail
+from operators.models import AuditEntry, BulkJob
+from tasks.claim import Failure, claim, fail, finish
 from tasks.enqueue import enqueue
 from tasks.models import Dependency, QueuePause, Task
 from tests.tasks.conftest import status_of
@@ -175,3 +175,44 @@ def test_kinds_of_dependencies_and_resources_are_given_by_option():
     assert Task.objects.get(pk=first).resources == ["gpu"]
     with pytest.raises(CommandError, match="kind='wish'"):
         tasks("enqueue", "echo", "--depends-on", f"{first}:wish")
+
+
+def test_many_are_counted_then_changed_by_a_job():
+    enqueue("echo")
+    enqueue("other")
+    assert tasks("bulk", "cancel", "--type", "echo", "--dry-run")["counts"] == {"matching": 1}
+    assert not BulkJob.objects.exists()
+    (item,) = tasks("bulk", "cancel", "--type", "echo", "--reason", "wrong input")["items"]
+    assert item["expected"] == 1
+    assert BulkJob.objects.get(pk=item["job_id"]).parameters == {"task_type": "echo"}
+    with pytest.raises(CommandError, match="reason is empty"):
+        tasks("bulk", "cancel", "--type", "echo")
+
+
+def test_finished_tasks_are_planned_then_removed(agent_id):
+    task_id = enqueue("echo")
+    finish(claim("echo", agent_id)[0], None)
+    moment = timezone.now() - timedelta(days=3)
+    Task.objects.filter(pk=task_id).update(created_at=moment, started_at=moment, completed_at=moment)
+    assert tasks("prune", "--dry-run")["steps"] == []
+    tasks("keep", "*", "--completed-days", "2", "--reason", "little room")
+    (step,) = tasks("prune", "--dry-run")["steps"]
+    assert step == {"action": "remove", "object": "1 completed tasks of *", "why": "older than 2 days"}
+    assert tasks("prune")["counts"]["completed"] == 1
+
+
+def test_recurring_tasks_are_set_shown_and_removed():
+    options = ["--type", "echo", "--payload", "[1]", "--crontab", "0 3 * * *", "--catch-up", "all"]
+    (item,) = tasks("cron", "nightly", *options)["items"]
+    assert json.loads(item["options"]) == {"task_type": "echo", "payload": [1], "catch_up": "all"}
+    assert tasks("cron")["items"] == [item]
+    assert tasks("cron", "nightly", "--remove")["counts"] == {"removed": 1}
+    assert tasks("cron", "nightly", "--remove", code=1)["warnings"] == ["nightly: no such recurring task"]
+
+
+def test_children_go_with_their_parent():
+    parent = enqueue("echo")
+    child = enqueue("echo", parent=enqueue("echo", parent=parent))
+    tasks("cancel", parent, "--children", "--reason", "the whole tree")
+    assert status_of(child) == "cancelled"
+    assert AuditEntry.objects.get().object_count == 3

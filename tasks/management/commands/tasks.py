@@ -1,22 +1,21 @@
 """manage.py tasks: put tasks into the queue, look at them and steer them."""
 
-import getpass
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
 from uuid import UUID
-
-from django.utils.dateparse import parse_datetime
 
 from operators.audit import Actor
 from operators.command import Answer, OperatorCommand
 from pg.querysets import ID_TOLERANCE
 from tasks import stats
 from tasks.claim import cancel
-from tasks.control import failed_tasks, get_task, redrive, rerun, retry
+from tasks.control import failed_tasks, get_task, redrive, rerun, retry, with_children
 from tasks.enqueue import After, TaskRefused, enqueue, parse_payload
 from tasks.leaves import leaf_of
 from tasks.limits import BOUNDS, Bounds, remove_limit, set_limit
+from tasks.management.arguments import after, moment, positive, rate, uuid_of
+from tasks.management.history_verbs import add_history_verbs
 from tasks.models import Execution, Limit, Pause, Task, TaskPriority, TaskStatus, TaskType
 from tasks.pauses import pause, pause_queue, resume, resume_queue
 from tasks.registry import all_handlers
@@ -41,12 +40,15 @@ class Command(OperatorCommand):
         ):
             parser = self.add_verb(name, run, words)
             parser.add_argument("task_ids", nargs="+", type=uuid_of, metavar="task_id")
+            parser.add_argument("--children", action="store_true", help="and their children, down the line")
             parser.add_argument("--reason", default="")
         parser = self.add_verb("rerun", rerun_task, "enqueue a copy of a task")
         parser.add_argument("task_id", type=uuid_of)
         parser.add_argument("--payload", help="JSON; that of the old task without it")
+        parser.add_argument("--reason", default="")
         add_type_verbs(self)
         add_limit_verbs(self)
+        add_history_verbs(self)
         self.add_verb("stats", show_stats, "figures about the queue, at bounded cost")
         self.add_verb("types", list_types, "show task types with their handlers")
 
@@ -124,50 +126,6 @@ def add_limit_verbs(command: OperatorCommand) -> None:
     )
     parser.add_argument("--remove", action="store_true", help="what the handler declares holds again")
     parser.add_argument("--reason", default="")
-
-
-# -- arguments ----------------------------------------------------------------------------------------------
-def uuid_of(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not a UUID\nHINT: see `manage.py tasks list`") from None
-
-
-def after(text: str) -> After:
-    """Read "<task id>", "<task id>:data" or "<task id>:data:<name>"."""
-    task_id, _, rest = text.partition(":")
-    kind, _, name = rest.partition(":")
-    return After(uuid_of(task_id), kind or "completion", name or None)
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ArgumentTypeError("must be 1 or more")
-    return number
-
-
-def rate(text: str) -> tuple[int, float]:
-    """Read "100/60": 100 starts in any 60 seconds."""
-    number, slash, seconds = text.partition("/")
-    try:
-        return int(number), float(seconds if slash else 1)
-    except ValueError:
-        raise ArgumentTypeError(
-            f"{text!r}: must be a number, a slash and seconds, for instance 100/60"
-        ) from None
-
-
-def moment(text: str) -> datetime:
-    """Read an ISO 8601 moment with a time zone."""
-    try:
-        found = parse_datetime(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from error
-    if found is None or found.tzinfo is None:
-        raise ArgumentTypeError("must be ISO 8601 with a time zone, for instance 2026-03-01T12:00:00Z")
-    return found
 
 
 # -- verbs --------------------------------------------------------------------------------------------------
@@ -261,14 +219,17 @@ def attempt_row(attempt: Execution) -> dict[str, Any]:
     }
 
 
-def cancel_tasks(task_ids: list[UUID], reason: str, **_: Any) -> Answer:
-    return changed(
-        task_ids, cancel(task_ids, reason or f"cancelled by {getpass.getuser()}"), "cancelled", "open"
-    )
+def cancel_tasks(task_ids: list[UUID], children: bool, reason: str, **_: Any) -> Answer:
+    by = Actor.of_command()
+    wanted = with_children(task_ids) if children else task_ids
+    done = cancel(wanted, reason or f"cancelled by {by.name}", by)
+    return changed(task_ids, done, "cancelled", "open")
 
 
-def retry_tasks(task_ids: list[UUID], reason: str, **_: Any) -> Answer:
-    done = retry(task_ids, reason or f"retried by {getpass.getuser()}")
+def retry_tasks(task_ids: list[UUID], children: bool, reason: str, **_: Any) -> Answer:
+    by = Actor.of_command()
+    wanted = with_children(task_ids) if children else task_ids
+    done = retry(wanted, reason or f"retried by {by.name}", by)
     return changed(task_ids, done, "retried", "failed or cancelled")
 
 
@@ -279,9 +240,9 @@ def changed(asked: list[UUID], done: list[UUID], verb: str, needed: str) -> Answ
     return Answer(items=items, counts={verb: len(done)}, warnings=warnings, ok=not warnings)
 
 
-def rerun_task(task_id: UUID, payload: str | None, **_: Any) -> Answer:
+def rerun_task(task_id: UUID, payload: str | None, reason: str, **_: Any) -> Answer:
     value = None if payload is None else parse_payload(payload)
-    return Answer(items=[row_of(get_task(rerun(task_id, value)))])
+    return Answer(items=[row_of(get_task(rerun(task_id, value, Actor.of_command(), reason)))])
 
 
 def redrive_tasks(task_type: str | None, limit: int, dry_run: bool, **_: Any) -> Answer:
@@ -291,7 +252,8 @@ def redrive_tasks(task_type: str | None, limit: int, dry_run: bool, **_: Any) ->
             for task_id in failed_tasks(task_type, limit)
         ]
         return Answer(steps=steps, counts={"redriven": 0})
-    return Answer(counts={"redriven": len(redrive(task_type, limit, f"redriven by {getpass.getuser()}"))})
+    by = Actor.of_command()
+    return Answer(counts={"redriven": len(redrive(task_type, limit, f"redriven by {by.name}", by))})
 
 
 def pause_some(

@@ -1,0 +1,2 @@
+DROP TABLE tasks.recurring_slots;
+DROP TABLE tasks.retention;
