@@ -119,7 +119,7 @@ def finish(claimed: Claimed, result: Any, usage: Usage | None = None, logs: str 
         "result": dump_json(result),
         "logs": logs,
     }
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         rows = QUERIES.run("finish", parameters, leaf=leaf_of(claimed.task_type))
         if rows:
             tickets.send_on_commit(rows[0]["next_types"])
@@ -131,7 +131,7 @@ def finish_and_claim_next(
     claimed: Claimed, result: Any, usage: Usage | None = None, limit: int = 1, logs: str | None = None
 ) -> tuple[bool, list[Claimed]]:
     """`finish`, and `claim` for the same type and worker, in one transaction: one commit per task."""
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         return finish(claimed, result, usage, logs), claim(claimed.task_type, claimed.worker, limit)
 
 
@@ -161,7 +161,7 @@ def settle_failure(parameters: dict[str, Any], failure: Failure) -> str:
         "reason": failure.message,
         "error_details": json.dumps(failure.details),
     }
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         rows = QUERIES.run("fail", {**parameters, **told}, leaf=leaf_of(task_type))
         status = str(rows[0]["status"]) if rows else "lost"
         if status == "queued":

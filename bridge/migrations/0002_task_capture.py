@@ -1,0 +1,8 @@
+from django.db import migrations
+
+from pg.operations import RunSQLFile
+
+
+class Migration(migrations.Migration):
+    dependencies = [('bridge', '0001_initial'), ('tasks', '0001_initial')]
+    operations = [RunSQLFile('bridge', '0002_task_capture')]
