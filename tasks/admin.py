@@ -205,11 +205,10 @@ def told(done: list[UUID], chosen: list[UUID], what: str) -> str:
     return f"{len(done)} {what}" + (f"; {left} were not in a state for that" if left else "")
 
 
-def ask_bulk(action: str, request: HttpRequest, by: Actor, reason: str) -> str:
+def ask_bulk(action: str, request: HttpRequest, by: Actor, reason: str, **fixed: str) -> str:
     """Request a bulk job for what the list's filters mean, whatever is ticked. Raises Refused without a filter."""
-    filters = {
-        name: request.GET[name] for name in ("task_type", "status", "priority") if request.GET.get(name)
-    }
+    names = ("task_type", "status", "priority")
+    filters = {name: request.GET[name] for name in names if request.GET.get(name)} | fixed
     if request.GET.get("q"):
         raise Refused(
             "a search is no filter for a bulk job", "choose a type, a status or a priority on the right"
@@ -254,9 +253,7 @@ class DeadLetterAdmin(TaskAdmin):
 
     @reasoned_action("Retry ALL dead letters that match the filters, as a bulk job", permissions=["change"])
     def redrive_matching(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
-        request.GET = request.GET.copy()  # type: ignore[misc]
-        request.GET["status"] = TaskStatus.FAILED.value
-        return ask_bulk("tasks.retry_all", request, by, reason)
+        return ask_bulk("tasks.retry_all", request, by, reason, status=TaskStatus.FAILED.value)
 
 
 @admin.register(Retention)
