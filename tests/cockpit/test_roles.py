@@ -34,6 +34,7 @@ def rights_of(role):
 
 def cancel(client, task_id):
     data = {"action": "cancel_selected", "_selected_action": [str(task_id)]}
+    data |= {"confirmed": "yes", "reason": "not wanted"}
     client.post(reverse("admin:tasks_task_changelist"), data)
     return Task.objects.values_list("status", flat=True).get(pk=task_id)
 

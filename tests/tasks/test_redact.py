@@ -24,7 +24,20 @@ def test_what_looks_like_a_secret_is_taken_out(text, left):
 
 
 @pytest.mark.parametrize(
-    "text", ["ValueError: 3 tokens left", "see https://host:80/a", "monkey=1", "a secretary"]
+    "text",
+    [
+        "ValueError: 3 tokens left",
+        "see https://host:80/a",
+        "monkey=1",
+        "a secretary",
+        "/etc/passwd: not found",
+    ],
 )
 def test_what_does_not_is_left(text):
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "password" * 25_000, "a:" * 100_000, "://" * 60_000])
+def test_a_hostile_line_is_read_once(text):
+    """A pattern that begins anew at each character would not come back from these."""
     assert redact(text) == text
