@@ -13,8 +13,9 @@ PATTERNS = (
     # user:password@ in a URL
     (re.compile(r"(?<=://)([^\s:/@]*):[^\s@/]+@"), rf"\1:{HIDDEN}@"),
     (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.I), rf"\1 {HIDDEN}"),
-    # name=value, "name": "value", name: value
-    (re.compile(rf"((?<!/){NAMES}[\w-]{{0,40}}[\"']?\s{{0,3}}[=:]\s{{0,3}}){VALUE}", re.I), rf"\1{HIDDEN}"),
+    # name=value, "name": "value", name: value; not "/etc/passwd: no such file"
+    (re.compile(rf"({NAMES}[\w-]{{0,40}}[\"']?\s{{0,3}}=\s{{0,3}}){VALUE}", re.I), rf"\1{HIDDEN}"),
+    (re.compile(rf"((?<!/){NAMES}[\w-]{{0,40}}[\"']?\s{{0,3}}:\s{{0,3}}){VALUE}", re.I), rf"\1{HIDDEN}"),
     # tokens known by their prefix; JSON Web Tokens; AWS keys
     (re.compile(r"\b(?:sk|pk|ghp|gho|ghs|glpat|xox[abp])[-_][A-Za-z0-9_-]{16,}"), HIDDEN),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"), HIDDEN),

@@ -12,6 +12,7 @@ from tasks.redact import redact
         ("api_key='abc def', rest", "api_key=[redacted], rest"),
         ('{"client_secret": "x y", "a": 1}', '{"client_secret": [redacted], "a": 1}'),
         ("DB_PASSWORD=abc; next", "DB_PASSWORD=[redacted]; next"),
+        ("https://host/reset/token=abc", "https://host/reset/token=[redacted]"),
         ("key ghp_0123456789abcdefABCDEF", "key [redacted]"),
         ("got eyJhbGciOiJI.eyJzdWIiOiIx.abc_def", "got [redacted]"),
         ("AKIAABCDEFGHIJKLMNOP", "[redacted]"),
