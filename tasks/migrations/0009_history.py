@@ -5,10 +5,10 @@ from pg.operations import RunSQLFile
 
 
 class Migration(migrations.Migration):
-    dependencies = [('tasks', '0007_cycle_search')]
+    dependencies = [('tasks', '0008_leaves')]
     operations = [
         migrations.SeparateDatabaseAndState(
-            database_operations=[RunSQLFile('tasks', '0008_history')],
+            database_operations=[RunSQLFile('tasks', '0009_history')],
             state_operations=[
                 migrations.CreateModel(
                     name='Retention',
