@@ -1,6 +1,8 @@
 """The Celery application. Jobs are found in each room's `jobs.py`, task handlers in `handlers.py`."""
 
 import os
+import signal
+import threading
 from typing import Any
 
 from celery import Celery, signals
@@ -15,6 +17,24 @@ virtual.Channel.do_restore = False
 app = Celery("mistersmith")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(related_name="jobs")
+
+
+ORPHAN_SECONDS = 20  # as long as supervisord lets a worker take
+_parent = os.getppid()
+
+
+@signals.worker_shutting_down.connect(weak=False)
+def end_without_a_supervisor(**_: Any) -> None:
+    """A warm shutdown of Celery 5.7 may wait for ever for results that were on their way; then supervisord or systemd
+    kills the worker. One that stops because its supervisor was killed (see cockpit/servers/leash.py) does it itself.
+
+    Its pool ends by the closed pipes; a task in hand ends first, or is taken over when its lease runs out.
+    """
+    is_leashed = os.environ.get("LEASH_PID") == str(os.getpid())
+    if is_leashed and os.getppid() != _parent:
+        timer = threading.Timer(ORPHAN_SECONDS, os.kill, [os.getpid(), signal.SIGKILL])
+        timer.daemon = True
+        timer.start()
 
 
 @signals.task_prerun.connect(weak=False)

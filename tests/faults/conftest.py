@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,12 +14,12 @@ from typing import Any
 import pytest
 
 from cockpit.servers import Running
-from tests.faults.installation import INSERT, PATIENCE_SECONDS, Installation
+from tests.conftest import SERVER_KINDS
+from tests.faults.installation import Installation
 from tests.faults.ledger import Faults, add_up, make_table
-from tests.tasks.conftest import eventually
 
 ROOT = Path(__file__).parents[2]
-PROPERTY = "faults"
+PROPERTY, PASSED = "faults", pytest.StashKey[bool]()
 _records: dict[str, dict[str, Any]] = {}
 
 
@@ -28,20 +29,47 @@ def faults() -> Faults:
     return Faults()
 
 
-@pytest.fixture
-def installation(restartable: Callable[[str], Running], tmp_path: Path) -> Iterator[Installation]:
-    """Three servers, the bridge, a worker and beat, that have done their first task."""
-    with ExitStack() as stack:
-        made = Installation(tmp_path, {name: restartable(name) for name in ("postgres", "nats", "valkey")})
+class Shelf:
+    """Keeps the installation that a test has left in order, for the next test of its module."""
+
+    def __init__(self, make: Callable[[ExitStack], Installation]) -> None:
+        self.make, self.stack = make, ExitStack()
+        self.kept: Installation | None = None
+
+    def take(self) -> Installation:
+        if self.kept is None:
+            self.kept = self.make(self.stack)
+        return self.kept
+
+    def throw_away(self) -> None:
+        self.kept = None
+        self.stack.close()
+
+
+@pytest.fixture(scope="module")
+def shelf(make_home: Callable[[], Path]) -> Iterator[Shelf]:
+    def make(stack: ExitStack) -> Installation:
+        home = make_home()
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        servers = {name: stack.enter_context(Running(kind(home))) for name, kind in SERVER_KINDS.items()}
+        made = Installation(home, servers)
         stack.callback(made.end)
-        prepared = made.manage("prepare")
-        assert prepared.returncode == 0, prepared.stderr
-        made.start("bridge", "manage.py", "bridge", "run")
-        made.start("worker", "-m", "celery", "-A", "config", "worker", "--concurrency=2", "--without-gossip")
-        made.start("beat", "-m", "celery", "-A", "config", "beat")
-        made.ask(INSERT, 1, 1)
-        eventually(lambda: made.completed() == 1, PATIENCE_SECONDS)
-        yield made
+        made.begin()
+        return made
+
+    shelf = Shelf(make)
+    yield shelf
+    shelf.throw_away()
+
+
+@pytest.fixture
+def installation(request: pytest.FixtureRequest, shelf: Shelf) -> Iterator[Installation]:
+    """Three servers, the bridge, a worker and beat, at work; shared within a module for as long as its tests pass."""
+    made = shelf.take()
+    yield made
+    if not request.node.stash.get(PASSED, False):
+        print(made.tell())  # noqa: T201  (pytest shows it with the failure)
+        shelf.throw_away()
 
 
 # -- what was counted ---------------------------------------------------------------------------------------
@@ -53,6 +81,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         result = yield
         if counted is not None:
             counted.check()
+        item.stash[PASSED] = True
         return result
     finally:
         if counted is not None:

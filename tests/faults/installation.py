@@ -13,17 +13,19 @@ import psycopg
 
 from cockpit.servers import Running
 from tests.faults.ledger import Faults
+from tests.tasks.conftest import eventually
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60
-INSERT = (
-    "INSERT INTO tasks.queue (task_type, payload)"
-    " SELECT 'echo', to_jsonb(n) FROM generate_series(%s::int, %s::int) n"
-)
+ENQUEUE = "INSERT INTO tasks.queue (task_type) SELECT 'echo' FROM generate_series(1, %s)"
+SUCCESSES = "SELECT count(*), count(DISTINCT task_id) FROM tasks.executions WHERE status = 'completed'"
+BRIDGE = ("manage.py", "bridge", "run")
+WORKER = ("-m", "celery", "-A", "config", "worker", "--concurrency=2", "--without-gossip")
+BEAT = ("-m", "celery", "-A", "config", "beat")
 
 
 class Installation:
-    """Three servers, the relay, a worker and beat."""
+    """Three servers, the bridge, a worker and beat. `accepted` is how many tasks PostgreSQL has taken."""
 
     def __init__(self, folder: Path, servers: dict[str, Running]) -> None:
         self.folder, self.servers = folder, servers
@@ -33,8 +35,20 @@ class Installation:
             "NATS_URL": servers["nats"].server.url(),
             "CELERY_BROKER_URL": servers["valkey"].server.url(),
             "MISTERSMITH_TASKS_LEASE_SECONDS": "3",
+            "MISTERSMITH_APPS": "tests.faults.fleet",
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.accepted = self.counted = 0
+
+    # -- processes ------------------------------------------------------------------------------------------
+    def begin(self) -> None:
+        """Migrate, start everything, and wait until a first task is done."""
+        prepared = self.manage("prepare")
+        assert prepared.returncode == 0, prepared.stderr
+        for name, command in (("bridge", BRIDGE), ("worker", WORKER), ("beat", BEAT)):
+            self.start(name, *command)
+        self.enqueue(1)
+        eventually(self.is_done, PATIENCE_SECONDS)
 
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "manage.py", *arguments]
@@ -43,13 +57,16 @@ class Installation:
         )
 
     def start(self, name: str, *command: str) -> None:
+        """Start a process of ours; what it says goes to `<name>.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, *command], cwd=ROOT, env=self.environ, stdout=log, stderr=log
             )
 
-    def end(self) -> None:
-        for process in self.processes.values():
+    def end(self, *names: str) -> None:
+        """End these processes and their children at once; all of them when none is named."""
+        for name in names or list(self.processes):
+            process = self.processes.pop(name)
             family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.kill()
             process.wait()
@@ -58,10 +75,28 @@ class Installation:
                     member.kill()
             psutil.wait_procs(family, timeout=10)
 
+    def ended(self) -> list[str]:
+        """Return the names of the processes that have ended by themselves."""
+        return [name for name, process in self.processes.items() if process.poll() is not None]
+
+    def ports(self, name: str) -> set[int]:
+        """Return the local TCP ports of a process and its children; none when it has ended."""
+        with suppress(psutil.NoSuchProcess):
+            main = psutil.Process(self.processes[name].pid)
+            family = (main, *main.children(recursive=True))
+            return {used.laddr.port for process in family for used in process.net_connections("tcp")}
+        return set()
+
+    # -- work -----------------------------------------------------------------------------------------------
     def ask(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.environ["DATABASE_URL"], autocommit=True, connect_timeout=5) as connection:
             answer = connection.execute(query, parameters)
             return answer.fetchall() if answer.description else []
+
+    def enqueue(self, number: int, statement: str = ENQUEUE, *parameters: object) -> None:
+        """Have that many tasks accepted; `statement` inserts them, its last parameter is their number."""
+        self.ask(statement, *parameters, number)
+        self.accepted += number
 
     def completed(self) -> int:
         """Return how many tasks are completed; 0 while PostgreSQL is away."""
@@ -69,20 +104,32 @@ class Installation:
             return int(self.ask("SELECT count(*) FROM tasks.queue WHERE status = 'completed'")[0][0])
         return 0
 
-    def count(self, faults: Faults, tasks: int) -> None:
-        """Add what came of `tasks` tasks, and of the copies of their rows in JetStream."""
-        runs = "SELECT count(*), count(DISTINCT task_id) FROM tasks.executions WHERE status = 'completed'"
-        ((successes, different),) = self.ask(runs)
-        found = self.differences()
-        faults.did(tasks=self.completed(), copies_compared=found["compared"])
-        faults.wrong(tasks_lost=tasks - self.completed(), tasks_doubled=int(successes) - int(different))
+    def is_done(self) -> bool:
+        return self.completed() == self.accepted
+
+    def tell(self) -> str:
+        """Return what the tasks and the processes say, for whoever reads that a test has failed."""
+        told = [f"accepted: {self.accepted}"]
+        with suppress(psycopg.OperationalError):
+            told += map(
+                str, self.ask("SELECT status, status_reason, count(*) FROM tasks.queue GROUP BY 1, 2")
+            )
+        logs = (*self.folder.glob("*.log"), *self.folder.glob("log/*.log"))
+        return "\n".join(told + [f"== {log.name}\n{log.read_text()[-3000:]}" for log in logs])
+
+    # -- what came of it --------------------------------------------------------------------------------------
+    def count(self, faults: Faults) -> None:
+        """Count what came of the tasks accepted since the last count, and of all copies in JetStream."""
+        with suppress(AssertionError):  # what is not right by then is counted
+            eventually(lambda: self.is_done() and self.is_in_step(), PATIENCE_SECONDS)
+        ((successes, tasks),), found = self.ask(SUCCESSES), self.differences()
+        faults.did(tasks=self.accepted - self.counted, copies_compared=found["compared"])
+        faults.wrong(tasks_lost=self.accepted - self.completed(), tasks_doubled=successes - tasks)
         faults.wrong(
             copies_missing=found["missing"], copies_stale=found["stale"], copies_extra=found["extra"]
         )
-
-    def ended(self) -> list[str]:
-        """Return the names of the processes that have ended by themselves."""
-        return [name for name, process in self.processes.items() if process.poll() is not None]
+        faults.wrong(processes_ended=len(self.ended()))
+        self.counted = self.accepted
 
     def differences(self) -> dict[str, int]:
         """Return what reconcile counts; empty while a server is away."""

@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class FaultFleetConfig(AppConfig):
+    name = "tests.faults.fleet"
+    label = "fault_fleet"
