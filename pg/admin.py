@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
 
+from django.apps import apps
 from django.contrib import messages
 from django.contrib.admin import ShowFacets
 from django.db.models import Model, QuerySet
@@ -29,7 +30,7 @@ class Related(NamedTuple):
     """A link from a row to rows that belong to it, of any room: models are named, not imported.
 
     It leads to the list of `model` ("<app label>.<model>") where `lookup` is the row's `attribute`; there is none where
-    that is None.
+    that is None, or where the model's room is left out.
     """
 
     title: str
@@ -43,7 +44,8 @@ class Related(NamedTuple):
 
     def is_shown(self, request: HttpRequest, row: Model) -> bool:
         app, _, name = self.model.partition(".")
-        return getattr(row, self.attribute) is not None and request.user.has_perm(f"{app}.view_{name}")
+        is_there = app in apps.app_configs and getattr(row, self.attribute) is not None
+        return is_there and request.user.has_perm(f"{app}.view_{name}")
 
 
 class RoomAdmin(ModelAdmin):

@@ -3,7 +3,8 @@
 The first process starts PostgreSQL, nats-server and Valkey in a home of its own below the temporary folder, on free
 ports, and names them in the environment; what `make up` runs beside it stays untouched. Each xdist worker
 uses that PostgreSQL (with databases of its own), takes one of Valkey's databases, and starts a nats-server of its
-own, for streams have one name space. Everything stops with the run, also when the run is killed (see leash.py).
+own, for streams have one name space. POSTGRES_MAJOR=16 takes another version (see versions.py). Everything stops with
+the run, also when the run is killed (see leash.py).
 """
 
 import fcntl
@@ -18,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from cockpit.servers import Nats, Postgres, Running, Valkey
+from cockpit.servers import Nats, Running, Valkey
+from tests.versions import MAJORS, WITHOUT_PGVECTOR, make_server
 
 MEMORY, MEMORY_BYTES = Path("/dev/shm"), 3 << 30  # noqa: S108  (mkdtemp makes the name)
 PREFIX = f"mistersmith-test-{os.getuid()}-"
@@ -27,8 +29,6 @@ VARIABLES = ("MISTERSMITH_HOME", "DATABASE_URL", "NATS_URL", "CELERY_BROKER_URL"
 FOREIGN = re.compile(
     "^(MISTERSMITH_|REPLICA_URLS|BACKGROUND_DATABASE_URL|ANALYTICS_DATABASE_URL|DEBUG$|PRODUCTION$|SECRET_KEY$|PG_BIN_DIR$)"
 )
-# nothing here must survive a power cut
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum_naptime": "10min"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,8 +48,11 @@ def start_servers(stack: ExitStack) -> None:
     end_on_signal()
     for name in [name for name in os.environ if FOREIGN.match(name) and name != "MISTERSMITH_POSTGRES_USER"]:
         del os.environ[name]
+    major = int(os.environ.get("POSTGRES_MAJOR") or MAJORS[-1])
+    if major in WITHOUT_PGVECTOR:
+        os.environ["MISTERSMITH_KNOWLEDGE"] = "false"
     home = make_home(stack)
-    postgres = stack.enter_context(Running(Postgres(home, settings=FAST)))
+    postgres = stack.enter_context(Running(make_server(major, home)))
     nats = stack.enter_context(Running(Nats(home)))
     valkey = stack.enter_context(Running(Valkey(home)))
     urls = (str(home), postgres.server.url(), nats.server.url(), valkey.server.url())

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import psycopg
 
@@ -57,6 +58,8 @@ class Postgres(Server):
     settings: Mapping[str, str] = field(default_factory=dict, hash=False)
     archive: Path | None = None
 
+    initdb_options: ClassVar[tuple[str, ...]] = INITDB
+    defaults: ClassVar[Mapping[str, str]] = SETTINGS
     name = "postgres"
     variable = "DATABASE_URL"
     stop_signal = "INT"  # fast shutdown: sessions end, a checkpoint is written
@@ -101,7 +104,7 @@ class Postgres(Server):
     def refuse_foreign_data(self) -> None:
         """Raise ServerError for a data directory that is not ours to repair: it is left as it is."""
         if self.is_initialised():
-            found, ours = (self.data / "PG_VERSION").read_text().strip(), wheel_version().split(".")[0]
+            found, ours = (self.data / "PG_VERSION").read_text().strip(), self.major()
             if found != ours:
                 raise ServerError(
                     f"{self.data} was made by PostgreSQL {found}, the embedded one is {ours}",
@@ -146,7 +149,7 @@ class Postgres(Server):
         write_private(password_file, self.password())
         self.give_away(password_file)
         try:
-            self.run("initdb", "-D", str(target), f"--pwfile={password_file}", *INITDB)
+            self.run("initdb", "-D", str(target), f"--pwfile={password_file}", *self.initdb_options)
         finally:
             password_file.unlink()
 
@@ -172,7 +175,7 @@ class Postgres(Server):
 
     def write_settings(self, data: Path) -> None:
         """Write our settings; what ALTER SYSTEM says wins over them."""
-        values = {**SETTINGS, **self.archive_settings(), **self.settings}
+        values = {**self.defaults, **self.archive_settings(), **self.settings}
         lines = ["# written at each start; change settings with ALTER SYSTEM, which wins over this file\n"]
         lines += ["{} = '{}'\n".format(name, value.replace("'", "''")) for name, value in values.items()]
         write_private(data / "mistersmith.conf", "".join(lines))
@@ -212,6 +215,10 @@ class Postgres(Server):
             return Path(os.readlink(f"/proc/{pid}/cwd")) == self.data.resolve()
         except OSError:
             return False
+
+    def major(self) -> str:
+        """Return the major version of the programs."""
+        return wheel_version().split(".")[0]
 
     # -- the programs ---------------------------------------------------------------------------------------
     def program(self, name: str) -> str:

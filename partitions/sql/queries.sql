@@ -66,10 +66,11 @@ WHERE NOT x.indisvalid OR NOT x.indisready
 ORDER BY 1, 2
 
 -- name: leaf
--- A table by name: its oid, whether it is a partition of $table's, what is marked. None when there is no such table.
+-- A table by name: its oid, whether it is a partition of $table's ('': of none), what is marked. None when there is no
+-- such table. PostgreSQL 15 refuses '' as a name.
 SELECT c.oid::bigint AS oid, i.inhparent IS NOT NULL AS is_attached, COALESCE(i.inhdetachpending, false) AS is_pending,
-       i.inhparent = to_regclass(%(table)s) AS is_ours, m.kind AS mark, m.archive_id,
-       EXISTS (SELECT FROM partitions.ranges r WHERE r.parent_oid = to_regclass(%(table)s) AND r.is_default) AS has_default
+       i.inhparent = to_regclass(NULLIF(%(table)s, '')) AS is_ours, m.kind AS mark, m.archive_id,
+       EXISTS (SELECT FROM partitions.ranges r WHERE r.parent_oid = to_regclass(NULLIF(%(table)s, '')) AND r.is_default) AS has_default
 FROM pg_class c
 LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
 LEFT JOIN partitions.marks m ON m.partition_oid = c.oid::bigint AND m.partition_name = %(partition)s

@@ -25,10 +25,13 @@ BEAT = ("-m", "celery", "-A", "config", "beat")
 
 
 class Installation:
-    """Three servers, the bridge, a worker and beat. `accepted` is how many tasks PostgreSQL has taken."""
+    """Three servers, the bridge, a worker and beat. `accepted` is how many tasks PostgreSQL has taken.
 
-    def __init__(self, folder: Path, servers: dict[str, Running]) -> None:
-        self.folder, self.servers = folder, servers
+    `code` is the checkout whose processes are started; it may change while others run.
+    """
+
+    def __init__(self, folder: Path, servers: dict[str, Running], code: Path = ROOT) -> None:
+        self.folder, self.servers, self.code = folder, servers, code
         self.environ = {
             **os.environ,
             "DATABASE_URL": servers["postgres"].server.url(),
@@ -53,14 +56,14 @@ class Installation:
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "manage.py", *arguments]
         return subprocess.run(
-            command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False
+            command, cwd=self.code, env=self.environ, capture_output=True, text=True, check=False
         )
 
     def start(self, name: str, *command: str) -> None:
         """Start a process of ours; what it says goes to `<name>.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, env=self.environ, stdout=log, stderr=log
+                [sys.executable, *command], cwd=self.code, env=self.environ, stdout=log, stderr=log
             )
 
     def end(self, *names: str) -> None:
