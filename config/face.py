@@ -93,6 +93,10 @@ ROOMS: list[tuple[str, list[Entry]]] = [
         [
             ("Backups", "backup", "recovery.backup"),
             ("Restore drills", "health_and_safety", "recovery.testresult"),
+            ("WAL segments", "linear_scale", "recovery.walsegment"),
+            ("Restore points", "flag", "recovery.restorepoint"),
+            ("Timelines", "timeline", "recovery.timeline"),
+            ("WAL archive", "inventory_2", "recovery.archivestate"),
         ],
     ),
     (

@@ -3,6 +3,7 @@
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
+from django.db import models
 from django.urls import reverse
 
 from agents.registry import register_agent
@@ -22,12 +23,17 @@ LINKS = [
 
 @pytest.mark.parametrize(("shown", "link"), LINKS)
 def test_a_link_leads_to_a_filtered_list(shown, link, admin_client):
-    row = shown.model(pk=uuid7())
+    row = shown.model(pk=some_key(shown.model._meta.pk))
     if link.attribute != "pk":
         setattr(row, link.attribute, uuid7())
     answer = admin_client.get(link.url_for(row))
     assert answer.status_code == 200, "the list refused the filter"
     assert list(answer.context["cl"].result_list) == []
+
+
+def some_key(field):
+    """A key that no row has."""
+    return 2**62 if isinstance(field, models.IntegerField) else uuid7()
 
 
 def test_a_task_and_an_agent_show_their_links(admin_client):
