@@ -117,9 +117,11 @@ CELERY_DB_REUSE_MAX = 1_000_000_000  # connections live as long as Django's own,
 # Two queues, so that long tasks never keep the sweeps waiting; a worker without --queues takes from both.
 CELERY_TASK_DEFAULT_QUEUE = "mistersmith"
 CELERY_TASK_QUEUES = [Queue("mistersmith"), Queue("tasks")]
-CELERY_TASK_ROUTES = {
-    name: {"queue": "tasks"} for name in ("tasks.run_ticket", "knowledge.*", "recovery.*", "partitions.*")
-}
+LONG_JOBS = [
+    *("tasks.run_ticket", "knowledge.*", "recovery.*"),
+    *("partitions.apply*", "partitions.attach", "partitions.release"),  # partitions.watch must not wait
+]
+CELERY_TASK_ROUTES = {name: {"queue": "tasks"} for name in LONG_JOBS}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 

@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 
 from partitions.errors import ArchiveDamaged
 
-COMPRESSION = 3  # docs/decisions
+COMPRESSION = 1  # docs/decisions, 0006
 BLOCK_BYTES = 1 << 20
 
 

@@ -20,6 +20,7 @@ PAGES: dict[str, Address] = {
     "add a task": lambda fleet: reverse("admin:tasks_task_add"),
     "add a pause": lambda fleet: reverse("admin:tasks_pause_add"),
     "history of an agent": lambda fleet: reverse("admin:agents_agent_history", args=[fleet.planner]),
+    "plan of partitions": lambda fleet: reverse("admin:partitions_policy_plan"),
     "own password": lambda fleet: reverse("admin:password_change"),
 }
 READ_BY_ALL = {"home", "failed task", "add a task"}  # held against the rules of accessibility in every run

@@ -89,7 +89,7 @@ class World:
         """One more run, and everything is as if nothing had happened."""
         answer = self.partitions("apply", *TABLES)
         assert answer["ok"], answer["warnings"]
-        faults.did(steps=len(answer["steps"]))
+        faults.did(runs_that_finished=1)
         self.check(faults)
 
     def check(self, faults: Any) -> None:
@@ -118,11 +118,11 @@ def world(own_database, own_home) -> World:
 
 
 # 0 is before the first step; the others run with `make faults`
-EARLY_AND_LATE = (3, 7)
+ALWAYS = 7
 
 
 @pytest.mark.parametrize(
-    "steps", [n if n in EARLY_AND_LATE else pytest.param(n, marks=pytest.mark.deep) for n in range(STEPS)]
+    "steps", [n if n == ALWAYS else pytest.param(n, marks=pytest.mark.deep) for n in range(STEPS)]
 )
 def test_an_applier_killed_between_two_steps_is_followed_by_one_that_finishes(world, faults, steps):
     died = world.run("-c", DYING, "step", str(steps), *TABLES)
@@ -134,12 +134,10 @@ def test_an_applier_killed_between_two_steps_is_followed_by_one_that_finishes(wo
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("statements", range(5, 185, 6))
+@pytest.mark.parametrize("statements", range(5, 149, 6))
 def test_an_applier_killed_within_a_step_is_followed_by_one_that_finishes(world, faults, statements):
     died = world.run("-c", DYING, "statement", str(statements), *TABLES)
-    assert died.returncode in (-9, 0), died.stderr[-2000:]
-    if died.returncode == 0:
-        pytest.skip(f"a run has fewer than {statements} statements")
+    assert died.returncode == -9, f"a run has fewer statements now: shorten the range {died.stderr[-2000:]}"
     faults.happened("applier killed")
     world.put_in_order(faults)
 
@@ -224,7 +222,7 @@ def test_writers_and_readers_go_on_at_full_speed_through_upkeep(world, faults):
     )
 
 
-@pytest.mark.parametrize("wrong_by_days", [1, -1])
+@pytest.mark.parametrize("wrong_by_days", [1, pytest.param(-1, marks=pytest.mark.deep)])
 def test_a_clock_that_is_a_day_wrong_drops_nothing_too_early(world, faults, wrong_by_days):
     with world.database.connect() as session:
         youngest = make(session, "app.events", -6), make(session, "app.events", -5)
@@ -262,7 +260,12 @@ assert not [one.error for one in outcomes if one.error], [one.error for one in o
 """
 
 
-@pytest.mark.parametrize("zone", ["Europe/Berlin", "Pacific/Auckland", "America/Los_Angeles"])
+FAR_ZONES = ("Pacific/Auckland", "America/Los_Angeles")
+
+
+@pytest.mark.parametrize(
+    "zone", ["Europe/Berlin", *(pytest.param(zone, marks=pytest.mark.deep) for zone in FAR_ZONES)]
+)
 def test_zones_with_daylight_saving_do_not_move_a_bound(own_database, own_home, faults, zone):
     """By SQL in a session of that zone, over both changes of a year, and by the command."""
     with own_database.connect() as session:
@@ -308,6 +311,7 @@ def test_a_server_restarted_in_the_middle_of_a_detach_is_followed_by_a_run_that_
     applier = world.start("manage.py", "partitions", "apply", "app.events")
     eventually(lambda: detaching(database) or applier.poll() is not None, 60)
     faults.kill("postgres", server)
+    reader.close()
     assert applier.wait(60) != 0, "a run that lost its server has not succeeded"
     server.start()
     world.put_in_order(faults)
