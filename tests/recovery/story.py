@@ -22,7 +22,7 @@ from recovery import archiving, catalogue, drill, physical, prune, recover
 from recovery.models import Backup
 from recovery.server import Server
 from recovery.wal import Segment, open_archive, parse_lsn
-from tests.harness import FAST
+from tests.versions import FAST
 
 # small and quick; what is restored must survive nothing either
 SMALL = {
