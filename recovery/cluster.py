@@ -28,6 +28,7 @@ from recovery.models import Backup
 from recovery.server import Server
 from recovery.tools import Tools, run
 from recovery.wal import parse_lsn
+from recovery.wal_archive import SEGMENT
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
@@ -148,12 +149,20 @@ class Cluster:
 
     def limits(self) -> dict[str, str]:
         """Return the limits that a copy must have at least, as its control file says."""
+        found = CONTROL_LINE.finditer(self.read_control())
+        return {match[1].replace("_xact", "_transaction"): match[2] for match in found}
+
+    def control(self, name: str) -> str:
+        """Return one line's value of the control file."""
+        lines = (line.partition(":") for line in self.read_control().splitlines())
+        return next(value.strip() for found, _, value in lines if found == name)
+
+    def read_control(self) -> str:
         argv = [self.tools.program("pg_controldata"), str(self.data)]
         done = subprocess.run(argv, capture_output=True, text=True, env={"LC_ALL": "C"})
         if done.returncode:
             raise Damaged(f"{self.data}: {done.stderr.strip()}", "choose another backup")
-        found = CONTROL_LINE.finditer(done.stdout)
-        return {match[1].replace("_xact", "_transaction"): match[2] for match in found}
+        return done.stdout
 
     def start(self) -> None:
         self.sockets = Path(
@@ -213,3 +222,23 @@ def end_of_recovery(data: Path) -> tuple[int, int, str]:
         raise RecoveryError(f"{data} was not promoted", "see its log")
     timeline, lsn, why = lines[-1]
     return int(timeline), parse_lsn(lsn), why
+
+
+def ask_for_archiving(cluster: Cluster) -> None:
+    """Let the server that is started on its data archive what came about while it was restored without an archive.
+
+    That is the new timeline's history, without which no later restore finds the way, and its finished segments. Found
+    the last history; nothing is asked for twice.
+    """
+    wal, status = cluster.data / "pg_wal", cluster.data / "pg_wal" / "archive_status"
+    status.mkdir(mode=0o700, exist_ok=True)
+    histories = sorted(wal.glob("[0-9A-F]*.history"))
+    if not histories:
+        return
+    newest, current = histories[-1].name, cluster.control("Latest checkpoint's REDO WAL file")
+    segments = sorted(path.name for path in wal.glob(f"{newest[:8]}*") if SEGMENT.fullmatch(path.name))
+    finished = [name for name in segments if name < current]
+    for name in (newest, *finished):
+        if not (status / f"{name}.done").exists():
+            (status / f"{name}.ready").touch()
+    give_to_server(status)

@@ -30,7 +30,6 @@ from recovery.wal import Archive, Segment, open_archive, parse_lsn
 
 log = logging.getLogger(__name__)
 Kind = Backup.Kind
-APPLICATION = "mistersmith backup"
 ARCHIVE_WAIT_SECONDS = 120
 POLL_SECONDS = 0.1
 INCREMENTAL_SINCE = 17
@@ -61,6 +60,7 @@ def back_up_server(incremental: bool = False, options: Options | None = None) ->
     """
     server = home_server()
     with exclusive(server) as session:
+        end_leftover_copies(server, session)
         backups = catalogue.tidy()
         tools = find_tools(session.info.server_version // 10000)
         require_able(session, tools, incremental)
@@ -161,7 +161,21 @@ def copy_server(data: Path, backup: Backup, server: Server, tools: Tools, option
     ]  # fmt: skip
     if backup.parent_id:
         argv.append(f"--incremental={catalogue.folder_of(parent_of(backup)) / 'data' / 'backup_manifest'}")
-    run(argv, server.environment(APPLICATION))
+    run(argv, server.environment(application_of(server)))
+
+
+def application_of(server: Server) -> str:
+    """Return the name that pg_basebackup's sessions have; another installation's on the same server have another."""
+    return f"mistersmith copy of {server.database}"[:63]
+
+
+def end_leftover_copies(server: Server, session: Session) -> None:
+    """End the pg_basebackup that a killed run left behind. Hold the recovery lock: then none is at work."""
+    session.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE backend_type = 'walsender' AND application_name = %s",
+        [application_of(server)],
+    )
 
 
 def parent_of(backup: Backup) -> Backup:

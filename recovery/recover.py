@@ -17,7 +17,14 @@ from pg import account
 from pg.errors import Refused
 from recovery import catalogue, manifest
 from recovery.archiving import find_interpreter, restore_command
-from recovery.cluster import Cluster, end_of_recovery, give_to_server, materialise, runnable
+from recovery.cluster import (
+    Cluster,
+    ask_for_archiving,
+    end_of_recovery,
+    give_to_server,
+    materialise,
+    runnable,
+)
 from recovery.contents import list_tables, summarise
 from recovery.errors import Damaged, NoSpace, RestoreFailed, TargetInUse, ToolFailed
 from recovery.pitr import Recovery
@@ -68,6 +75,7 @@ def recover(plan: Recovery, directory: Path, replace: bool = False) -> Proof:
     partial = directory.with_name(f".partial-{directory.name}")
     with recovered(plan, partial) as (cluster, proof):
         proof.time("checks", lambda: examine(cluster, home_server().database, proof))
+    ask_for_archiving(cluster)  # before it has its name: whoever starts it finds all in order
     if directory.exists() and any(directory.iterdir()):
         directory.rename(directory.with_name(f"{directory.name}.before-{timezone.now():%Y%m%dT%H%M%SZ}"))
     partial.rename(directory)

@@ -161,6 +161,7 @@ def test_a_data_directory_is_made_proven_and_left_stopped(story, place):
     assert (place / "data" / "PG_VERSION").is_file()
     assert not (place / "data" / "postmaster.pid").exists()
     assert not (place / "data" / "recovery.signal").exists()
+    assert (place / "data" / "pg_wal" / "archive_status" / "00000002.history.ready").is_file()
     assert [path.name for path in place.iterdir()] == ["data"]
 
 
