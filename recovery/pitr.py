@@ -288,3 +288,21 @@ FINDERS = {
     "name": find_name,
     "xid": find_xid,
 }
+
+
+# -- in words -----------------------------------------------------------------------------------------------
+def steps_of(plan: Recovery, directory: str) -> list[dict[str, str]]:
+    """Return the plan's steps: action, object, why."""
+    segments = len(plan.segments)
+    steps = [
+        ("check", str(part.pk), f"every file of the {part.kind} backup against its manifest")
+        for part in plan.chain
+    ]
+    room = f"{len(plan.chain)} backups into a new data directory, at most {plan.needed_bytes >> 20} MB"
+    steps += [
+        ("copy", directory, room),
+        ("replay", f"timeline {plan.timeline}", f"to {plan.target}; {segments} WAL segments are there without a gap"),
+        ("prove", "the restored server", "target reached, pg_amcheck, our consistency rules, row counts"),
+        ("stop", directory, "start it yourself; it archives to where its settings say, on a new timeline"),
+    ]  # fmt: skip
+    return [dict(zip(("action", "object", "why"), step, strict=True)) for step in steps]

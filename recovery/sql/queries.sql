@@ -103,6 +103,11 @@ FROM pg_stat_archiver;
 SELECT slot_name, GREATEST(pg_current_wal_lsn() - restart_lsn, 0) AS lag_bytes
 FROM pg_replication_slots WHERE restart_lsn IS NOT NULL;
 
+-- name: copy_progress
+-- Base backups being copied now.
+SELECT phase, backup_streamed >> 20 AS streamed_mb, COALESCE(backup_total, 0) >> 20 AS total_mb
+FROM pg_stat_progress_basebackup;
+
 -- name: foreign_objects
 -- What stands in the way of a restore: all that no extension and no fresh database has.
 SELECT count(*) FROM (

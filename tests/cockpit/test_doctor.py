@@ -132,6 +132,16 @@ BREAKS = [
         f"{DELIVERY} VALUES (partitions.uuid7(), gen_random_uuid(), 'pending', now() - interval '2 hours', NULL)")),
     ("recovery.backup", "none verified yet", sql(
         "UPDATE django_migrations SET applied = now() - interval '30 days'")),
+    ("recovery.wal", "000000010000000000000007: missing", sql(
+        "INSERT INTO recovery.archive_state"
+        " (system_identifier, timeline, segment_bytes, checked_at, archived_lsn, problems)"
+        " VALUES ('7', 1, 16777216, now(), 0, ARRAY['000000010000000000000007: missing'])")),
+    ("recovery.drill", "no restore was drilled yet", sql(
+        "INSERT INTO recovery.backups (kind, status, location, database_name, server_version, tool_version,"
+        " database_bytes, started_at, completed_at, size_bytes, manifest_sha256, system_identifier, timeline,"
+        " start_lsn, end_lsn)"
+        " VALUES ('base', 'complete', 'base/x', 'd', '18.6', '18.6', 1, now() - interval '3 days',"
+        " now() - interval '3 days', 1, repeat('0', 64), '7', 1, 1, 2)")),
     ("recovery.tools", "", setting(PG_BIN_DIR="/nowhere")),
     ("recovery.space", "0 MB free", attribute(recovery.checks.shutil, "disk_usage", lambda path: NO_SPACE)),
     ("knowledge.extension", "vector 0.1", sql("UPDATE pg_extension SET extversion = '0.1' WHERE extname = 'vector'")),

@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 
+from operators.audit import Actor
 from operators.command import Answer, OperatorCommand
 from pg import account
 from pg.errors import Refused
@@ -16,14 +17,14 @@ from recovery.daily import Day, run_daily, run_weekly
 from recovery.drill import Drill, run_drill
 from recovery.logical import back_up
 from recovery.models import Backup
+from recovery.orders import pin
 from recovery.physical import Options, back_up_server, default_options
-from recovery.pitr import Recovery, Target, plan_recovery
+from recovery.pitr import Target, plan_recovery, steps_of
 from recovery.proving import prove
 from recovery.prune import plan_prune, plan_wal_prune, prune
 from recovery.recover import Proof, recover
 from recovery.restore import plan_restore, restore
 from recovery.retention import Step
-from recovery.server import exclusive, home_server
 from recovery.verify import Verdict
 from recovery.wal import lsn_text
 
@@ -57,9 +58,10 @@ class Command(OperatorCommand):
             "backup_id", nargs="?", default="", help="(default: the newest that reaches the target)"
         )
         add_target(parser)
-        parser = self.add_verb("pin", pin, "keep backups from being pruned")
+        parser = self.add_verb("pin", run_pin, "keep backups from being pruned")
         parser.add_argument("backup_ids", nargs="+", metavar="backup_id")
         parser.add_argument("--off", action="store_true", help="let them be pruned again")
+        parser.add_argument("--reason", default="by hand", help="kept in the audit")
         parser = self.add_verb("prune", run_prune, "remove what is out of retention")
         parser.add_argument("--dry-run", action="store_true", help="print the plan only")
         self.add_restore()
@@ -280,13 +282,9 @@ def show_wal(all: bool, **_: Any) -> Answer:
 
 
 # -- keeping ------------------------------------------------------------------------------------------------
-def pin(backup_ids: list[str], off: bool, **_: Any) -> Answer:
-    with exclusive(home_server()):
-        backups = [catalogue.find(wanted)[0] for wanted in backup_ids]
-        for backup in backups:
-            backup.is_pinned = not off
-            catalogue.save(backup)
-    return Answer(items=[row_of(backup) for backup in backups])
+def run_pin(backup_ids: list[str], off: bool, reason: str, **_: Any) -> Answer:
+    backups = [catalogue.find(wanted)[0] for wanted in backup_ids]
+    return Answer(items=[row_of(backup) for backup in pin(backups, Actor.of_command(), reason, off)])
 
 
 def as_step(step: Step) -> dict[str, str]:
@@ -348,23 +346,7 @@ def run_restore(
 def restore_server(backup_id: str, directory: Path, dry_run: bool, options: dict[str, Any]) -> Answer:
     plan = plan_recovery(target_of(options), "" if backup_id == catalogue.NEWEST else backup_id)
     answer = Answer() if dry_run else answer_of_proof(recover(plan, directory, options["replace"]))
-    answer.steps = steps_of(plan, directory)
+    answer.steps = steps_of(plan, str(directory))
     answer.counts["needed_mb"] = plan.needed_bytes >> 20
     answer.warnings = plan.warnings + answer.warnings
     return answer
-
-
-def steps_of(plan: Recovery, directory: Path) -> list[dict[str, str]]:
-    segments = len(plan.segments)
-    steps = [
-        ("check", str(part.pk), f"every file of the {part.kind} backup against its manifest")
-        for part in plan.chain
-    ]
-    room = f"{len(plan.chain)} backups into a new data directory, at most {plan.needed_bytes >> 20} MB"
-    steps += [
-        ("copy", str(directory), room),
-        ("replay", f"timeline {plan.timeline}", f"to {plan.target}; {segments} WAL segments are there without a gap"),
-        ("prove", "the restored server", "target reached, pg_amcheck, our consistency rules, row counts"),
-        ("stop", str(directory), "start it yourself; it archives to where its settings say, on a new timeline"),
-    ]  # fmt: skip
-    return [dict(zip(("action", "object", "why"), step, strict=True)) for step in steps]

@@ -1,0 +1,67 @@
+"""What an operator asks for: a backup, a proof, a pin. Who and why is in the audit, then it is done or sent."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.db import transaction
+from kombu.exceptions import OperationalError
+
+from operators.audit import Actor, record, require_reason
+from pg.errors import Unreachable
+from recovery import catalogue
+from recovery.jobs import back_up_server_job, drill_job, logical_backup_job, verify_job
+from recovery.models import Backup
+from recovery.server import exclusive, home_server
+
+ORDERS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "logical": ("a logical backup of the database", lambda: logical_backup_job.delay()),
+    "base": ("a base backup of the whole server", lambda: back_up_server_job.delay()),
+    "incremental": (
+        "an incremental backup of the whole server",
+        lambda: back_up_server_job.delay(incremental=True),
+    ),
+    "drill": ("a restore drill", lambda: drill_job.delay()),
+}
+
+
+def order(what: str, by: Actor, reason: str) -> str:
+    """Send one of ORDERS to the workers; return what was ordered, in words. Raises Unreachable without a broker, and
+    then nothing is in the audit."""
+    words, send = ORDERS[what]
+    with transaction.atomic():
+        record(by, f"recovery.{what}", [words], reason=require_reason(reason))
+        reach_broker(send)
+    return words
+
+
+def order_proof(backups: Iterable[Backup], by: Actor, reason: str) -> int:
+    """Let the workers prove the finished ones among these backups; return how many. Raises Unreachable."""
+    finished = [backup for backup in backups if backup.completed_at is not None]
+    with transaction.atomic():
+        record(by, "recovery.verify", [backup.pk for backup in finished], reason=require_reason(reason))
+        for backup in finished:
+            reach_broker(lambda backup=backup: verify_job.delay(str(backup.pk)))  # type: ignore[misc]
+    return len(finished)
+
+
+def reach_broker(send: Callable[[], Any]) -> None:
+    try:
+        send()
+    except OperationalError as error:
+        raise Unreachable(f"the broker does not answer: {error}", "run `manage.py status`") from error
+
+
+def pin(backups: Iterable[Backup], by: Actor, reason: str, off: bool = False) -> list[Backup]:
+    """Keep backups from being pruned, or with `off` let them be again; return them. Raises Busy."""
+    chosen = list(backups)
+    with exclusive(home_server()), transaction.atomic():
+        record(
+            by,
+            "recovery.unpin" if off else "recovery.pin",
+            [found.pk for found in chosen],
+            reason=require_reason(reason),
+        )
+        for backup in chosen:
+            backup.is_pinned = not off
+            catalogue.save(backup)
+    return chosen
