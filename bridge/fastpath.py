@@ -53,12 +53,21 @@ def touch(bucket: str, key: str, using: str = DEFAULT_DB_ALIAS) -> None:
     transaction.on_commit(hook, using=using, robust=True)
 
 
+def wake_relay(using: str = DEFAULT_DB_ALIAS) -> None:
+    """Have the relay told of the commit, and nothing pushed: for changes too frequent to wait for NATS each time."""
+    db = connections[using]
+    if find_hook(db) is None:
+        hook = CommitHook(using)
+        _hooks[db] = (len(db.run_on_commit), hook)
+        transaction.on_commit(hook, using=using, robust=True)
+
+
 class CommitHook:
     """The one callback of a transaction, with the keys that it touched."""
 
-    def __init__(self, using: str, key: Key) -> None:
+    def __init__(self, using: str, *keys: Key) -> None:
         self.using = using
-        self.keys = {key}
+        self.keys = set(keys)
 
     def add(self, key: Key) -> None:
         if len(self.keys) <= MAX_KEYS:
@@ -66,7 +75,7 @@ class CommitHook:
 
     def __call__(self) -> None:
         try:
-            if len(self.keys) <= MAX_KEYS and not breaker.is_open():
+            if 0 < len(self.keys) <= MAX_KEYS and not breaker.is_open():
                 push(self.using, self.keys)
             link().send(WAKE_SUBJECT)
         except Unreachable as error:
@@ -144,7 +153,11 @@ def connect_signals() -> None:
             signal.connect(receiver, sender=name, weak=False, dispatch_uid=f"bridge.{name}")
 
 
-def touch_tasks(task_ids: Iterable[Any], **kwargs: Any) -> None:
+def touch_tasks(task_ids: Iterable[Any], is_work: bool = False, **kwargs: Any) -> None:
+    """Push what people and agents do to tasks; of the work itself, claims and ends, only tell the relay."""
+    if is_work:
+        wake_relay()
+        return
     for task_id in task_ids:
         touch("TASK_STATE", str(task_id))
 

@@ -105,6 +105,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# a process that has grown beyond it is replaced after the job in hand: handlers leak
+CELERY_WORKER_MAX_MEMORY_PER_CHILD = integer("MISTERSMITH_WORKER_MAX_MEMORY_MB", 2048, 100, 1_000_000) * 1024
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # short: a broker that does not answer must not hold anybody up (the worker's own reads wait 1 s at most)
 CELERY_BROKER_TRANSPORT_OPTIONS = {

@@ -309,7 +309,7 @@ class ExecutionAdmin(ReadOnlyAdmin, BigTableAdmin):
     @admin.display(description="log (last lines)")
     def log(self, execution: Execution) -> str:
         return format_html(
-            '<pre style="overflow-x: auto">{}</pre>', execution.log_lines or "nothing was logged"
+            '<pre class="overflow-x-auto">{}</pre>', execution.log_lines or "nothing was logged"
         )
 
     @admin.display(description="task")

@@ -213,13 +213,13 @@ def cancel(task_ids: Iterable[UUID], reason: str = "cancelled", by: Actor | None
     with transaction.atomic():
         rows = QUERIES.run("cancel", {"task_ids": sorted(set(task_ids)), "reason": reason})
         cancelled: list[UUID] = [row["task_id"] for row in rows]
-        announce(cancelled)
+        announce(cancelled, is_work=False)
         if by and cancelled:
             record(by, "tasks.cancel", cancelled, reason=reason)
     return cancelled
 
 
-def announce(task_ids: Iterable[UUID]) -> None:
-    """Send `tasks_changed`; costs nothing where nobody listens."""
+def announce(task_ids: Iterable[UUID], is_work: bool = True) -> None:
+    """Send `tasks_changed`; costs nothing where nobody listens. `is_work` False: somebody asked for it."""
     if tasks_changed.has_listeners() and (ids := list(task_ids)):
-        tasks_changed.send(None, task_ids=ids)
+        tasks_changed.send(None, task_ids=ids, is_work=is_work)

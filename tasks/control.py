@@ -45,7 +45,7 @@ def retry(
         with transaction.atomic():
             rows = QUERIES.run("reopen", {"task_ids": sorted(set(task_ids)), "reason": reason})
             tickets.send_on_commit(row["task_type"] for row in rows)
-            announce(row["task_id"] for row in rows)
+            announce((row["task_id"] for row in rows), is_work=False)
             if by and rows:
                 record(by, action, [row["task_id"] for row in rows], reason=reason)
     except IntegrityError as error:

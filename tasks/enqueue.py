@@ -48,7 +48,7 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
     except IntegrityError as error:
         raise _refusal(error) from error
     if tasks_changed.has_listeners():
-        tasks_changed.send(None, task_ids=ids)
+        tasks_changed.send(None, task_ids=ids, is_work=True)
     tickets.send_on_commit(task.task_type for task in tasks)
     return ids
 

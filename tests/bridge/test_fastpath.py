@@ -15,11 +15,14 @@ from agents.state import delete_state, write_state
 from bridge import breaker as breaking
 from bridge import connection, fastpath
 from bridge.breaker import BACK_OFF_SECONDS
+from bridge.delivery import WAKE_SUBJECT
 from bridge.fastpath import MAX_KEYS, breaker
 from bridge.fence import FENCE
 from bridge.models import Conflict
 from bridge.relay import Memory, relay_batch
 from bridge.session import open_session
+from tasks.claim import cancel
+from tasks.enqueue import enqueue
 from tasks.models import Task
 from tasks.signals import tasks_changed
 from tests.bridge.conftest import empty_outbox, history, look, outbox, put, rows, value
@@ -58,6 +61,20 @@ class TestWithNats:
             rows("UPDATE tasks.queue SET progress = '{\"done\": 1}' WHERE task_id = %s", task.pk)
             tasks_changed.send(None, task_ids=[task.pk])
         assert value("TASK_STATE", str(task.pk))["progress"] == {"done": 1}
+
+    def test_a_worker_s_own_steps_are_the_relay_s_which_is_told_at_once(self, agent, monkeypatch):
+        """Thousands a second: none of them may wait for NATS. What somebody asks for is pushed."""
+        told = []
+        monkeypatch.setattr(type(connection.link()), "send", lambda self, subject: told.append(subject))
+        task_id = enqueue("echo")
+        with transaction.atomic():
+            rows("UPDATE tasks.queue SET progress = '{\"done\": 1}' WHERE task_id = %s", task_id)
+            tasks_changed.send(None, task_ids=[task_id], is_work=True)
+        assert value("TASK_STATE", str(task_id)) is None
+        assert told == [WAKE_SUBJECT] * 2
+        other = enqueue("echo")
+        cancel([other])
+        assert value("TASK_STATE", str(other))["status"] == "cancelled"
 
     def test_nothing_is_pushed_before_the_commit_or_after_a_rollback(self, agent):
         key = f"{agent.pk}.mood"

@@ -17,7 +17,9 @@ from cockpit.servers import Running
 from tests.conftest import SERVER_KINDS
 from tests.faults.installation import Installation
 from tests.faults.ledger import Faults, add_up, make_table
+from tests.tasks.conftest import agent_id, celery, other_id, worker
 
+__all__ = ["agent_id", "celery", "other_id", "worker"]  # fixtures of the tasks room
 ROOT = Path(__file__).parents[2]
 PROPERTY, PASSED = "faults", pytest.StashKey[bool]()
 _records: dict[str, dict[str, Any]] = {}

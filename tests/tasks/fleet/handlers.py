@@ -1,10 +1,13 @@
 """What the worker processes of these tests can do. `dir` in a payload is where a handler meets its test."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
 from tasks.handlers import PermanentFailure, handler
+
+HOARD = []
 
 
 @handler("fleet.pid")
@@ -42,3 +45,30 @@ def deaf(context):
                 time.sleep(0.01)
         except Exception:
             context.logger.info("not listening")
+
+
+@handler("fleet.poison", max_retries=1, retry_delay_seconds=0)
+def poison(context):
+    """Take the process along, each time."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@handler("fleet.prints", max_retries=0)
+def prints(context):
+    line = "x" * 999
+    for _ in range(context.payload["lines"]):
+        print(line)  # noqa: T201
+    return context.payload["lines"]
+
+
+@handler("fleet.leaks", max_retries=0)
+def leaks(context):
+    """Keep the memory, as a handler with a cache that never forgets would."""
+    HOARD.append(bytearray(os.urandom(1 << 20)) * context.payload["size_mb"])
+    return os.getpid()
+
+
+@handler("fleet.naps", max_retries=50, retry_delay_seconds=0)
+def naps(context):
+    time.sleep(context.payload["seconds"])
+    return context.attempt

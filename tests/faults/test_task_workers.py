@@ -1,0 +1,262 @@
+"""Workers that die, freeze, wake too late; handlers that do what no handler should."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from django.db import OperationalError, connection, transaction
+
+from operators.audit import Actor
+from tasks import tickets
+from tasks.claim import claim, finish, heartbeat_leases
+from tasks.enqueue import NewTask, enqueue, enqueue_many
+from tasks.limits import Bounds, set_limit
+from tasks.models import Execution, RecurringSlot, Task
+from tasks.recurring import set_recurring
+from tasks.sweep import sweep, take_back_leases
+from tests.faults.installation import BEAT, BRIDGE, PATIENCE_SECONDS, WORKER
+from tests.tasks.conftest import eventually, status_of
+from tests.tasks.fleet import handlers as _fleet  # noqa: F401  (this process enqueues with their options)
+
+pytestmark = [pytest.mark.servers, pytest.mark.django_db(transaction=True)]
+ME = Actor("ann", "command")
+# with retries enough for every kill that a task may meet
+ENQUEUE_PATIENT = (
+    "INSERT INTO tasks.queue (task_type, max_retries) SELECT 'echo', 100 FROM generate_series(1, %s)"
+)
+
+
+def sweep_until(look, timeout_seconds=PATIENCE_SECONDS):
+    return eventually(lambda: sweep() and look(), timeout_seconds)
+
+
+def overlapping_attempts():
+    """Return how many attempts began before the one before them of the same task had ended."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM tasks.executions e JOIN tasks.executions l"
+            " ON l.task_id = e.task_id AND l.execution_attempt = e.execution_attempt + 1"
+            " WHERE e.completed_at IS NULL OR l.started_at < e.completed_at"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def count(faults, number):
+    """Add what came of `number` tasks: each has one success, its attempts are counted, none ran twice at once."""
+    done = Counter(Execution.objects.filter(status="completed").values_list("task_id", flat=True))
+    attempts = Counter(Execution.objects.values_list("task_id", flat=True))
+    faults.did(tasks=len(done))
+    faults.wrong(
+        tasks_lost=number - len(done),
+        tasks_doubled=sum(done.values()) - len(done),
+        tasks_at_once=overlapping_attempts(),
+        attempts_miscounted=sum(
+            task.attempt != attempts[task.pk] for task in Task.objects.only("pk", "attempt")
+        ),
+    )
+
+
+# -- processes ----------------------------------------------------------------------------------------------
+def test_a_process_that_wakes_after_its_lease_changes_nothing(worker, tmp_path, faults):
+    """SIGSTOP until another process has taken the task over; then it wakes, finishes, and is not heard."""
+    task_id = enqueue("fleet.meets", {"dir": str(tmp_path)})
+    pid = int(eventually(lambda: (tmp_path / "running.1").exists() and (tmp_path / "running.1").read_text()))
+    os.kill(pid, signal.SIGSTOP)
+    faults.happened("worker frozen")
+    try:
+        sweep_until(lambda: (tmp_path / "running.2").exists())
+        (tmp_path / "go.1").touch()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: "finished too late" in worker.log)
+    assert status_of(task_id) == "running"
+    (tmp_path / "go.2").touch()
+    eventually(lambda: status_of(task_id) == "completed")
+    assert Execution.objects.get(task_id=task_id, status="completed").result == 2
+    count(faults, 1)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.deep)])
+def test_killed_workers_lose_no_task_and_do_none_twice_at_once(worker, faults, kills):
+    number = kills * 40
+    enqueue_many(NewTask(task_type="fleet.naps", payload={"seconds": 0.02}) for _ in range(number))
+    for _ in range(kills):
+        faults.kill("worker process", sweep_until(busy_pid))
+    sweep_until(
+        lambda: Task.objects.filter(status="completed").count() == number, PATIENCE_SECONDS + kills * 5
+    )
+    count(faults, number)
+
+
+def busy_pid():
+    """Return the pid of a living process that has a task in hand; 0: none."""
+    for attempt in Execution.objects.filter(completed_at=None).select_related("agent").order_by("-pk")[:5]:
+        pid = int(attempt.agent.agent_name.rpartition(":")[2])
+        if psutil.pid_exists(pid):
+            return pid
+    return 0
+
+
+def test_a_poisonous_task_costs_its_attempts_and_nothing_else(worker, faults):
+    poison = enqueue("fleet.poison")
+    others = enqueue_many(NewTask(task_type="fleet.naps", payload={"seconds": 0.01}) for _ in range(30))
+    sweep_until(lambda: status_of(poison) == "failed")
+    sweep_until(lambda: Task.objects.filter(pk__in=others, status="completed").count() == len(others))
+    attempts = Execution.objects.filter(task_id=poison)
+    faults.happened("worker process killed by its own task", attempts.count())
+    assert attempts.count() == 2
+    assert "lease expired" in Task.objects.get(pk=poison).status_reason
+    count(faults, len(others))
+
+
+@pytest.mark.deep
+def test_two_beats_enqueue_each_moment_once(worker, celery, faults):
+    from operators.schedules import install_schedules
+
+    install_schedules()
+    set_recurring("each second", {"task_type": "fleet.pid", "catch_up": "all"}, by=ME, every_seconds=1)
+    first, second = (celery("beat", f"--schedule={worker.path}.{n}", "--pidfile=") for n in (1, 2))
+    with first, second:
+        eventually(lambda: Task.objects.filter(task_type="fleet.pid").count() >= 5, PATIENCE_SECONDS)
+    faults.happened("second beat")
+    names = Counter(Task.objects.filter(task_type="fleet.pid").values_list("task_name", flat=True))
+    faults.did(moments=len(names))
+    faults.wrong(moments_doubled=sum(names.values()) - len(names))
+    assert RecurringSlot.objects.get().last_slot is not None
+
+
+# -- handlers -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("lines", [2_000, pytest.param(100_000, marks=pytest.mark.deep)])
+def test_a_handler_that_prints_without_end_fills_no_row(worker, faults, lines):
+    task_id = enqueue("fleet.prints", {"lines": lines})
+    eventually(lambda: status_of(task_id) == "completed", PATIENCE_SECONDS + lines / 100)
+    faults.happened(f"{lines // 1000} MB printed")
+    kept = Execution.objects.get(task_id=task_id).log_lines
+    assert kept.startswith("... ")
+    assert "earlier lines are not kept" in kept
+    faults.did(tasks=1)
+    faults.wrong(characters_too_many=max(0, len(kept) - 250_000))
+
+
+@pytest.mark.deep
+def test_a_process_whose_handlers_leak_is_replaced_between_tasks(celery, faults):
+    limits = {"MISTERSMITH_WORKER_MAX_MEMORY_MB": "250", "MISTERSMITH_TASKS_LEASE_SECONDS": "5"}
+    with celery("worker", "--concurrency=1", "--loglevel=INFO", **limits) as process:
+        eventually(lambda: " ready." in process.log)
+        ids = []
+        for _ in range(6):
+            ids.append(enqueue("fleet.leaks", {"size_mb": 100}))
+            sweep_until(lambda: status_of(ids[-1]) == "completed")
+    pids = list(Execution.objects.filter(task_id__in=ids).values_list("result", flat=True))
+    faults.happened("100 MB leaked", len(ids))
+    assert 2 <= len(set(pids)) <= len(ids)
+    count(faults, len(ids))
+
+
+# -- clocks and locks -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("jump_seconds", [-365 * 86_400, 365 * 86_400])
+def test_a_worker_whose_clock_jumps_keeps_its_lease_and_takes_nobody_else_s(
+    agent_id, faults, monkeypatch, jump_seconds
+):
+    """Leases, schedules and expiry go by PostgreSQL's clock alone."""
+    first = enqueue("echo")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump_seconds)
+    faults.happened("clock jumped a year")
+    second = enqueue("echo")
+    items = claim("echo", agent_id, limit=2)
+    assert {item.task_id for item in items} == {first, second}
+    assert take_back_leases() == 0
+    assert heartbeat_leases(agent_id, items) == {first, second}
+    assert tickets.waited_seconds(type("Request", (), {"headers": {tickets.SENT_AT: real()}})) >= 0
+    stored = [finish(item, None) for item in items]
+    faults.did(tasks=sum(stored))
+    faults.wrong(tasks_lost=2 - sum(stored), tasks_at_once=overlapping_attempts())
+
+
+def test_of_two_claims_that_deadlock_one_goes_on_and_the_other_may_try_again(agent_id, other_id, faults):
+    """Each holds the lock of one limit and asks for the other's: a program may claim two types in one transaction."""
+    for task_type in ("a", "b"):
+        set_limit("type", task_type, Bounds(max_running=10), ME)
+        enqueue_many(NewTask(task_type=task_type) for _ in range(2))
+    both, got, victims = threading.Barrier(2), [], []
+
+    def run(worker_id, order):
+        try:
+            with transaction.atomic():
+                items = claim(order[0], worker_id)
+                both.wait(20)
+                items += claim(order[1], worker_id)
+            got.extend(items)
+        except OperationalError as error:
+            victims.append(error)
+        connection.close()
+
+    threads = [threading.Thread(target=run, args=args) for args in ((agent_id, "ab"), (other_id, "ba"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [error.__cause__.sqlstate for error in victims] == ["40P01"]
+    faults.happened("deadlock")
+    got += [*claim("a", agent_id, limit=5), *claim("b", agent_id, limit=5)]
+    faults.did(tasks=len(got))
+    faults.wrong(tasks_lost=4 - len(got), tasks_doubled=len(got) - len({item.task_id for item in got}))
+
+
+# -- everything at once ---------------------------------------------------------------------------------------
+@pytest.mark.deep
+def test_ten_thousand_tasks_outlive_two_minutes_of_random_kills(installation, faults):
+    """Workers, their parent, the bridge, beat, PostgreSQL, nats-server, and the broker, whose memory is lost."""
+    number, began, dice = 10_000, time.monotonic(), random.Random(6)
+    installation.enqueue(number, ENQUEUE_PATIENT)
+    victims = ["worker process", "worker", "bridge", "beat", "postgres", "nats", "valkey"]
+    while time.monotonic() - began < 120:
+        strike(installation, faults, dice.choice(victims))
+        before = installation.completed()
+        eventually(lambda: installation.completed() > before or installation.is_done(), PATIENCE_SECONDS)  # noqa: B023
+    eventually(installation.is_done, 600)
+    installation.count(faults)
+    overlapping = (
+        "SELECT count(*) FROM tasks.executions e JOIN tasks.executions l"
+        " ON l.task_id = e.task_id AND l.execution_attempt = e.execution_attempt + 1"
+        " WHERE e.completed_at IS NULL OR l.started_at < e.completed_at"
+    )
+    miscounted = (
+        "SELECT count(*) FROM tasks.queue q WHERE q.attempt <>"
+        " (SELECT count(*) FROM tasks.executions e WHERE e.task_id = q.task_id)"
+    )
+    faults.wrong(
+        tasks_at_once=int(installation.ask(overlapping)[0][0]),
+        attempts_miscounted=int(installation.ask(miscounted)[0][0]),
+    )
+
+
+def strike(installation, faults, victim):
+    """Kill one of them and start it again; the broker comes back with nothing."""
+    commands = {"bridge": BRIDGE, "worker": WORKER, "beat": BEAT}
+    if victim == "worker process":
+        for child in psutil.Process(installation.processes["worker"].pid).children()[:1]:
+            faults.kill(victim, child.pid)
+    elif victim in commands:
+        orphans = psutil.Process(installation.processes[victim].pid).children(recursive=True)
+        faults.kill(victim, installation.processes[victim])
+        psutil.wait_procs(orphans, timeout=5)
+        installation.start(victim, *commands[victim])
+    else:
+        faults.kill(victim, installation.servers[victim])
+        if victim == "valkey":
+            forget(installation)
+        installation.servers[victim].start()
+
+
+def forget(installation):
+    """Remove what the broker would read from disk: its memory is lost."""
+    for path in Path(installation.servers["valkey"].server.directory).rglob("*.rdb"):
+        path.unlink()
