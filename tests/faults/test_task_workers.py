@@ -87,20 +87,19 @@ def test_killed_workers_lose_no_task_and_do_none_twice_at_once(worker, faults, k
     number = kills * 40
     enqueue_many(NewTask(task_type="fleet.naps", payload={"seconds": 0.02}) for _ in range(number))
     for _ in range(kills):
-        faults.kill("worker process", sweep_until(busy_pid))
+        victim = enqueue("fleet.naps", {"seconds": 0.02, "first": 600}, priority="high")
+        faults.kill("worker process", sweep_until(lambda: pid_of(victim)))  # noqa: B023
+    number += kills
     sweep_until(
         lambda: Task.objects.filter(status="completed").count() == number, PATIENCE_SECONDS + kills * 5
     )
     count(faults, number)
 
 
-def busy_pid():
-    """Return the pid of a living process that has a task in hand; 0: none."""
-    for attempt in Execution.objects.filter(completed_at=None).select_related("agent").order_by("-pk")[:5]:
-        pid = int(attempt.agent.agent_name.rpartition(":")[2])
-        if psutil.pid_exists(pid):
-            return pid
-    return 0
+def pid_of(task_id):
+    """Return the pid of the process that has the task in hand; 0: none."""
+    attempt = Execution.objects.filter(task_id=task_id, completed_at=None).select_related("agent").first()
+    return int(attempt.agent.agent_name.rpartition(":")[2]) if attempt else 0
 
 
 def test_a_poisonous_task_costs_its_attempts_and_nothing_else(worker, faults):
