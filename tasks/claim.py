@@ -23,6 +23,7 @@ from tasks.signals import tasks_changed
 from tasks.usage import Usage
 
 QUERIES = Queries("tasks")
+MAX_PARKING = 50  # so many statements; the sweep sends a ticket for what is behind them
 LEASE_MARGIN_SECONDS = 5.0  # the lease ends that much after the hard time-out, which is recorded first
 
 
@@ -80,11 +81,11 @@ def lease_limits() -> dict[str, float]:
 def claim(task_type: str, worker: UUID, limit: int = 1) -> list[Claimed]:
     """Lease up to `limit` ready tasks to agent `worker`, best priority first, then oldest; [] where there are none.
 
-    One statement, again only where it parked tasks whose resources are taken. Leaves out paused types, expired tasks,
-    tasks assigned to another agent, and what limits do not let start.
+    One statement, again (MAX_PARKING times at most) where it parked tasks whose resources are taken. Leaves out paused
+    types, expired tasks, tasks assigned to another agent, and what limits do not let start.
     """
     claimed: list[Claimed] = []
-    while len(claimed) < limit:
+    for _ in range(MAX_PARKING):
         rows = _claim_once(task_type, worker, limit - len(claimed))
         got = [row for row in rows if row["execution_id"]]
         claimed += [
@@ -92,7 +93,7 @@ def claim(task_type: str, worker: UUID, limit: int = 1) -> list[Claimed]:
             for row in got
         ]
         announce(row["task_id"] for row in rows)
-        if len(got) == len(rows):
+        if len(got) == len(rows) or len(claimed) == limit:
             break
     return claimed
 

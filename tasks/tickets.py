@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 JOB = "tasks.run_ticket"
 SENT_AT = "sent_at"  # a header, in seconds since 1970: workers of older releases do not mind it
 SPACING_SECONDS = 0.005
-EXPIRE_SECONDS = 10  # a ticket that nobody took is worthless by then: the sweep has sent others
+EXPIRE_SECONDS = (
+    60  # a ticket that nobody took is worthless by then; more than clocks of two machines may differ
+)
 MAX_WAITING = 200  # tickets in one of Celery's queues
 LOOK_SECONDS = 0.5  # how often their number is looked at
 EXIT_WAIT_SECONDS = 1.0

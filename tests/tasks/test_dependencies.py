@@ -198,6 +198,19 @@ def test_a_resource_has_one_holder_and_the_others_step_aside(agent_id):
     assert not ResourceWaiter.objects.exists()
 
 
+def test_a_claim_parks_so_many_and_no_more(agent_id, monkeypatch):
+    """It holds locks meanwhile: what is behind them is for the next one."""
+    monkeypatch.setattr("tasks.claim.MAX_PARKING", 2)
+    enqueue("a", resources=["x"], priority="high")
+    take("a", agent_id)
+    for _ in range(3):
+        enqueue("a", resources=["x"], priority="high")
+    other = enqueue("a")
+    assert claim("a", agent_id) == []
+    assert ResourceWaiter.objects.count() == 2
+    assert take("a", agent_id).task_id == other
+
+
 @pytest.mark.parametrize("ending", ["retry", "failure", "cancel"])
 def test_a_resource_is_free_however_its_holder_stops(agent_id, handles, ending):
     handles("a", len, retry_delay_seconds=1000)

@@ -72,5 +72,6 @@ def leaks(context):
 def naps(context):
     """`first`: how long the first attempt takes, which a test will not wait for."""
     is_first = context.attempt == 1
-    time.sleep(context.payload.get("first", 0) if is_first else context.payload["seconds"])
+    seconds = context.payload["seconds"]
+    time.sleep(context.payload.get("first", seconds) if is_first else seconds)
     return context.attempt
