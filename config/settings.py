@@ -124,6 +124,8 @@ LONG_JOBS = [
     *("partitions.apply*", "partitions.attach", "partitions.release"),  # partitions.watch must not wait
 ]
 CELERY_TASK_ROUTES = {name: {"queue": "tasks"} for name in LONG_JOBS}
+# looks each minute: it must not wait behind a backup of hours
+CELERY_TASK_ROUTES["recovery.look_at_archive"] = {"queue": "mistersmith"}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 

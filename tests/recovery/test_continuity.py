@@ -194,3 +194,11 @@ def test_figures_are_there(story):
     assert list(checks.read_gaps()) == [({}, 0)]
     assert next(checks.read_failures())[1] >= 0
     assert open_archive().segment_bytes == 16 << 20
+
+
+def test_the_look_never_waits_behind_a_backup_of_hours():
+    from celery import current_app
+
+    route = current_app.amqp.router.route
+    assert route({}, "recovery.look_at_archive")["queue"].name == "mistersmith"
+    assert route({}, "recovery.daily_backup")["queue"].name == "tasks"
