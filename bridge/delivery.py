@@ -6,21 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bridge import topology
 from bridge.connection import Client
+from bridge.headers import EXPECTED, OPERATION, SYNC_ID, SYNC_ORIGIN
 from bridge.models import Op
 from bridge.outbox import Row, Slot
 from bridge.publisher import BAD_SUBJECT, TOO_LARGE, Last, Message, Outcome, read_last, read_sync_ids
 
 WAKE_SUBJECT = "bridge.wake"  # core NATS, lossy: tells the relay that something was committed
-ORIGIN = {"Sync-Origin": "pg"}
-EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+ORIGIN = {SYNC_ORIGIN: "pg"}
 ABSENT = Last(0)
 
 
 def to_message(row: Row, last: Last) -> Message:
     """Return the message that is stored only if `last` is still the newest one there."""
-    headers = {**ORIGIN, "Sync-Id": str(row.outbox_id), EXPECTED: str(last.revision)}
+    headers = {**ORIGIN, SYNC_ID: str(row.outbox_id), EXPECTED: str(last.revision)}
     if row.op == Op.DELETE:
-        headers["KV-Operation"] = "DEL"
+        headers[OPERATION] = "DEL"
     if row.is_event:
         headers["Nats-Msg-Id"] = f"{row.key}/{row.outbox_id}"
     return Message(row.slot.subject, row.data, headers)

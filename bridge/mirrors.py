@@ -23,6 +23,7 @@ class Mirror:
     key: str
     payload: str
     base_revision: str = "NULL::bigint"
+    changed_at: str = "updated_at"
 
     @property
     def is_shared(self) -> bool:
@@ -56,6 +57,14 @@ class Expected:
     changed_at: datetime
 
 
+def seen_revision(bucket: str) -> str:
+    """Return what a row of this bucket had seen of it, as its trigger says it (bridge/sql/0002_shared.sql)."""
+    return (
+        f"CASE WHEN kv_epoch = (SELECT s.kv_epoch FROM bridge.sources s WHERE s.bucket = '{bucket}')"
+        " THEN kv_revision ELSE 0 END"
+    )
+
+
 MIRRORS = (
     Mirror(
         "AGENT_STATE",
@@ -63,7 +72,16 @@ MIRRORS = (
         (("agent_id", "uuid"), ("state_key", "text")),
         "agent_id || '.' || bridge.encode_key(state_key)",
         "state_value",
-        "kv_revision",
+        seen_revision("AGENT_STATE"),
+    ),
+    Mirror(
+        "SESSION_DATA",
+        "sessions.active",
+        (("session_id", "uuid"),),
+        "session_id::text",
+        "session_data",
+        seen_revision("SESSION_DATA"),
+        "created_at",  # when the data last changed is not kept: what is missing later may have expired
     ),
     Mirror(
         "AGENT_CONFIG",
@@ -108,7 +126,7 @@ def read_expected(db: BaseDatabaseWrapper, mirror: Mirror, keys: Sequence[str]) 
     wanted = ", ".join(f"%s::{kind}[]" for _, kind in mirror.identity)
     with db.cursor() as cursor:
         cursor.execute(
-            f"SELECT {mirror.key}, ({mirror.payload})::text, {mirror.base_revision}, updated_at"
+            f"SELECT {mirror.key}, ({mirror.payload})::text, {mirror.base_revision}, {mirror.changed_at}"
             f" FROM {mirror.table} JOIN unnest({wanted}) w ({names}) USING ({names})",
             arrays,
         )

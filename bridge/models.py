@@ -13,6 +13,17 @@ class Op(models.TextChoices):
     EVENT = "E"
 
 
+class Strategy(models.TextChoices):
+    """Who wins when PostgreSQL and an agent wrote a key without having seen each other."""
+
+    LAST_WRITE_WINS = "last_write_wins", "Last write wins"
+    TIMESTAMP = "timestamp", "The later one by its time"
+    REJECT = "reject", "The agent's write stays"
+
+
+FENCED = "fenced"  # not chosen by anybody: the agent's write came from an older epoch
+
+
 class OneByteField(models.CharField):
     """PostgreSQL's internal one-byte type "char"."""
 
@@ -30,6 +41,7 @@ class OutboxRow(models.Model):
     base_revision = models.BigIntegerField(null=True)
     payload = models.JSONField(null=True)
     created_at = models.DateTimeField(db_default=Now())
+    strategy = models.TextField(null=True, choices=Strategy)
 
     class Meta:
         db_table = '"bridge"."outbox"'
@@ -52,6 +64,7 @@ class QuarantinedRow(models.Model):
     error = models.TextField()
     attempts = models.IntegerField()
     quarantined_at = models.DateTimeField(db_default=Now())
+    strategy = models.TextField(null=True)
 
     class Meta:
         db_table = '"bridge"."quarantine"'
@@ -62,13 +75,24 @@ class QuarantinedRow(models.Model):
 
 
 class Conflict(models.Model):
-    """An agent's value in KV that a write from PostgreSQL replaced unseen. `kv_value` None: it had deleted the key."""
+    """Two writes of one key that had not seen each other: the agent's in KV and PostgreSQL's. The loser is kept here.
+
+    `kv_value` None: the agent had deleted the key; `pg_value` None: PostgreSQL had.
+    """
+
+    class Winner(models.TextChoices):
+        POSTGRESQL = "postgresql", "PostgreSQL"
+        AGENT = "agent", "The agent"
 
     conflict_id = models.BigAutoField(primary_key=True)
     outbox_id = models.BigIntegerField(null=True)
     target = models.TextField()
     key = models.TextField()
-    strategy = models.TextField(db_default="last_write_wins")
+    strategy = models.TextField(
+        db_default=Strategy.LAST_WRITE_WINS.value,
+        choices=[*Strategy.choices, (FENCED, "The agent's epoch was over")],
+    )
+    winner = models.TextField(db_default=Winner.POSTGRESQL.value, choices=Winner)
     base_revision = models.BigIntegerField()
     kv_revision = models.BigIntegerField()
     kv_value = models.TextField(null=True)
@@ -80,3 +104,66 @@ class Conflict(models.Model):
 
     def __str__(self) -> str:
         return f"{self.target} {self.key} at revision {self.kv_revision}"
+
+
+class ConflictRule(models.Model):
+    """The strategy for a bucket, or for those of its keys that begin with a prefix; the longest that fits counts."""
+
+    conflict_rule_id = models.BigAutoField(primary_key=True)
+    bucket = models.TextField(choices=[("AGENT_STATE", "AGENT_STATE"), ("SESSION_DATA", "SESSION_DATA")])
+    key_prefix = models.TextField(
+        default="",
+        db_default="",
+        blank=True,
+        help_text="Beginning of the key, or in AGENT_STATE of the state key in it. Empty: the whole bucket."
+        " The longest that fits counts.",
+    )
+    strategy = models.TextField(choices=Strategy)
+
+    class Meta:
+        db_table = '"bridge"."conflict_rules"'
+        verbose_name = "conflict rule"
+
+    def __str__(self) -> str:
+        return f"{self.bucket} {self.key_prefix or '(all)'}: {self.strategy}"
+
+
+class Source(models.Model):
+    """A bucket that agents write. `kv_epoch`: when it was made, in microseconds since 1970; `flushed_sequence`: all
+    messages of its FLUSH stream up to here are committed."""
+
+    bucket = models.TextField(primary_key=True)
+    kv_epoch = models.BigIntegerField(db_default=0)
+    flushed_sequence = models.BigIntegerField(db_default=0)
+    updated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = '"bridge"."sources"'
+
+    def __str__(self) -> str:
+        return self.bucket
+
+
+class DeadLetter(models.Model):
+    """A message from JetStream that could not be applied. Nothing waits for it."""
+
+    dead_letter_id = models.BigAutoField(primary_key=True)
+    consumer = models.TextField()
+    stream = models.TextField()
+    stream_epoch = models.BigIntegerField()
+    stream_sequence = models.BigIntegerField()
+    subject = models.TextField()
+    headers = models.JSONField(default=dict)
+    payload = models.BinaryField()
+    stored_at = models.DateTimeField()
+    error = models.TextField()
+    attempts = models.IntegerField(db_default=1)
+    first_failed_at = models.DateTimeField(db_default=Now())
+    last_failed_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = '"bridge"."dead_letters"'
+        verbose_name = "dead letter"
+
+    def __str__(self) -> str:
+        return f"{self.subject} ({self.stream} {self.stream_sequence})"

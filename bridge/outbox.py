@@ -10,7 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from bridge.models import Op
 from bridge.publisher import Last
 
-COLUMNS = "outbox_id, target, key, op, base_revision, payload"
+COLUMNS = "outbox_id, target, key, op, base_revision, payload, strategy"
 NOT_HELD = "NOT EXISTS (SELECT FROM bridge.quarantine q WHERE q.target = o.target AND q.key = o.key)"
 RECENT_IDS = 2_000  # how far back the fast path looks for the rows of a commit that is just over
 
@@ -24,7 +24,7 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of bridge.outbox. `payload` is JSON text; None for a delete."""
+    """One row of bridge.outbox. `payload` is JSON text; None for a delete. `strategy` None: as the rules say."""
 
     outbox_id: int
     target: str
@@ -32,6 +32,7 @@ class Row:
     op: str
     base_revision: int | None
     payload: str | None
+    strategy: str | None = None
 
     @property
     def is_event(self) -> bool:
@@ -52,7 +53,7 @@ def read_rows(db: BaseDatabaseWrapper, limit: int) -> list[Row]:
     """Return the oldest rows that no quarantined row of their key holds back."""
     with db.cursor() as cursor:
         cursor.execute(
-            f"SELECT outbox_id, target, key, op::text, base_revision, payload::text FROM bridge.outbox o"
+            "SELECT outbox_id, target, key, op::text, base_revision, payload::text, strategy FROM bridge.outbox o"
             f" WHERE {NOT_HELD} ORDER BY outbox_id LIMIT %s",
             [limit],
         )
@@ -65,7 +66,7 @@ def read_newest(db: BaseDatabaseWrapper, keys: Iterable[tuple[str, str]]) -> lis
     with db.cursor() as cursor:
         cursor.execute(
             "SELECT DISTINCT ON (o.target, o.key)"
-            " o.outbox_id, o.target, o.key, o.op::text, o.base_revision, o.payload::text"
+            " o.outbox_id, o.target, o.key, o.op::text, o.base_revision, o.payload::text, o.strategy"
             " FROM bridge.outbox o JOIN unnest(%s::text[], %s::text[]) w (target, key) USING (target, key)"
             f" WHERE o.outbox_id > (SELECT max(outbox_id) - %s FROM bridge.outbox) AND o.op <> 'E' AND {NOT_HELD}"
             " ORDER BY o.target, o.key, o.outbox_id DESC",

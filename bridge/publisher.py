@@ -8,12 +8,14 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from bridge.headers import MARKER, OPERATION, SYNC_ID, SYNC_ORIGIN
 from bridge.keys import is_subject
 from pg.errors import Unreachable
 
@@ -53,13 +55,14 @@ UNKNOWN = Outcome(text="no answer in time")
 class Last:
     """The newest message of a subject. `sync_id`: the outbox id it was stored under, 0 when it came from elsewhere;
     `is_foreign`: neither relay, fast path nor reconcile wrote it, an agent did; `is_deleted`: it says that the key is
-    gone (deleted, purged, expired)."""
+    gone (deleted, purged, expired); `stored_at`: by the server's clock, None where nobody asks for it."""
 
     revision: int
     sync_id: int = 0
     is_foreign: bool = False
     is_deleted: bool = False
     data: bytes = b""
+    stored_at: datetime | None = None
 
 
 class Publisher:
@@ -164,17 +167,20 @@ async def read_last(
     return found
 
 
-async def read_sync_ids(nc: Client, stream: str, subject: str, timeout_seconds: float) -> set[int]:
-    """Return the outbox ids of all messages that `stream` still holds under `subject`. Raises Unreachable."""
+async def read_sync_ids(
+    nc: Client, stream: str, subject: str, timeout_seconds: float, since: datetime | None = None
+) -> set[int]:
+    """Return the outbox ids of all messages that `stream` still holds under `subject`, or of those stored `since`.
+    Raises Unreachable."""
     ids: set[int] = set()
-    sequence = 1
+    start: dict[str, Any] = {"start_time": since.isoformat()} if since else {"seq": 1}
     while True:
-        request = {"seq": sequence, "next_by_subj": subject, "batch": MULTI_GET}
+        request = {**start, "next_by_subj": subject, "batch": MULTI_GET}
         messages, is_complete = await direct_get(nc, stream, request, timeout_seconds)
         ids |= {to_last(message).sync_id for message in messages} - {0}
         if is_complete or not messages:
             return ids
-        sequence = to_last(messages[-1]).revision + 1
+        start = {"seq": to_last(messages[-1]).revision + 1}
 
 
 async def direct_get(
@@ -219,13 +225,16 @@ def to_last(message: Msg) -> Last:
 
 
 def make_last(revision: int, headers: Mapping[str, str], data: bytes) -> Last:
-    is_marker = "Nats-Marker-Reason" in headers
+    is_marker = MARKER in headers
+    is_foreign = not is_marker and SYNC_ORIGIN not in headers
+    time = headers.get("Nats-Time-Stamp") if is_foreign else None
     return Last(
         revision,
-        int(headers.get("Sync-Id", 0)),
-        is_foreign=not is_marker and "Sync-Origin" not in headers,
-        is_deleted=is_marker or headers.get("KV-Operation") in ("DEL", "PURGE"),
+        int(headers.get(SYNC_ID, 0)),
+        is_foreign,
+        is_deleted=is_marker or headers.get(OPERATION) in ("DEL", "PURGE"),
         data=data,
+        stored_at=datetime.fromisoformat(time) if time else None,
     )
 
 

@@ -22,12 +22,14 @@ from django.utils import timezone
 
 from bridge import setup, topology
 from bridge.connection import Client, call
-from bridge.delivery import ABSENT, EXPECTED, is_conflict
+from bridge.delivery import ABSENT, is_conflict
 from bridge.fence import shared_fence
+from bridge.headers import EXPECTED
 from bridge.mirrors import MIRRORS, Expected, Mirror, key_of, read_expected, read_page
 from bridge.models import Op
 from bridge.outbox import Row, pending_keys, record_conflicts
 from bridge.publisher import Last, Message, chunks, make_last
+from bridge.sources import read_buried
 from pg.errors import Refused, Unreachable
 
 PAGE_KEYS = 500
@@ -44,7 +46,9 @@ class Verdict(StrEnum):
     STALE = "stale"  # KV has another value
     EXTRA = "extra"  # KV has a key without a row
     EXPIRED = "expired"  # gone from KV by its time to live
-    IN_FLIGHT = "in_flight"  # an outbox row waits, or is in quarantine
+    IN_FLIGHT = (
+        "in_flight"  # an outbox row waits, or is in quarantine; or an agent's write is not flushed yet
+    )
 
 
 WRONG = (Verdict.MISSING, Verdict.STALE, Verdict.EXTRA)
@@ -147,11 +151,11 @@ async def list_subjects(client: Client, bucket: topology.Bucket, offset: int) ->
 def examine(db: BaseDatabaseWrapper, mirror: Mirror, keys: Sequence[str]) -> list[Look]:
     """Compare some keys: KV first, then PostgreSQL and the outbox in one snapshot. Keys in neither are left out."""
     lasts = call(lambda client: read_leader(client, mirror.bucket, keys), CALL_SECONDS)
-    expected, waiting = read_snapshot(db, mirror, keys)
+    expected, waiting, buried = read_snapshot(db, mirror, keys)
     looks = [
         Look(
             key,
-            judge(mirror, expected.get(key), lasts.get(key), key in waiting),
+            judge(mirror, expected.get(key), lasts.get(key), key in waiting, buried.get(key, 0)),
             expected.get(key),
             lasts.get(key),
         )
@@ -178,12 +182,17 @@ def confirm(db: BaseDatabaseWrapper, mirror: Mirror, looks: Sequence[Look]) -> l
 
 def read_snapshot(
     db: BaseDatabaseWrapper, mirror: Mirror, keys: Sequence[str]
-) -> tuple[dict[str, Expected], set[str]]:
-    """Return the rows of the keys, and the keys whose outbox rows wait, as of one moment."""
+) -> tuple[dict[str, Expected], set[str], dict[str, int]]:
+    """Return the rows of the keys, the keys whose outbox rows wait, and the revisions of those that are gone, as of one
+    moment."""
     with db.cursor() as cursor:
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
-        return read_expected(db, mirror, keys), set(pending_keys(db, mirror.bucket, keys))
+        return (
+            read_expected(db, mirror, keys),
+            set(pending_keys(db, mirror.bucket, keys)),
+            read_buried(db, mirror.bucket, keys),
+        )
     finally:
         with db.cursor() as cursor:
             cursor.execute("ROLLBACK")
@@ -205,9 +214,11 @@ async def read_leader(client: Client, bucket_name: str, keys: Sequence[str]) -> 
     return {key: last for key, last in zip(keys, found, strict=True) if last}
 
 
-def judge(mirror: Mirror, expected: Expected | None, last: Last | None, is_waiting: bool) -> Verdict:
-    """Decide what a key is, from what both stores say."""
-    if is_waiting:
+def judge(
+    mirror: Mirror, expected: Expected | None, last: Last | None, is_waiting: bool, buried: int
+) -> Verdict:
+    """Decide what a key is, from what both stores say. `buried`: the revision that a deleted row had, 0 for none."""
+    if is_waiting or is_unflushed(mirror, expected, last, buried):
         return Verdict.IN_FLIGHT
     if expected is None:
         return Verdict.EXTRA if is_present(last) else Verdict.SAME
@@ -216,6 +227,12 @@ def judge(mirror: Mirror, expected: Expected | None, last: Last | None, is_waiti
     if last.is_deleted:
         return Verdict.MISSING
     return Verdict.SAME if is_same_json(expected.payload, last.data) else Verdict.STALE
+
+
+def is_unflushed(mirror: Mirror, expected: Expected | None, last: Last | None, buried: int) -> bool:
+    """Tell whether the flusher has still to bring an agent's write to PostgreSQL."""
+    seen = max(expected.base_revision or 0 if expected else 0, buried)
+    return mirror.is_shared and last is not None and last.is_foreign and last.revision > seen
 
 
 def is_present(last: Last | None) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from bridge import connection
+from bridge import conflicts, connection
 from bridge.delivery import (
     ABSENT,
     find_refusal,
@@ -25,7 +25,7 @@ from bridge.delivery import (
     read_stored_ids,
 )
 from bridge.fence import shared_fence
-from bridge.outbox import Row, Slot, delete_rows, quarantine_row, read_rows, record_conflicts
+from bridge.outbox import Row, Slot, delete_rows, quarantine_row, read_rows
 from bridge.publisher import NO_RESPONDERS, WRONG_LAST_SEQUENCE, Last, Outcome
 
 BATCH_ROWS = 1_000
@@ -121,14 +121,13 @@ def make_lanes(rows: Iterable[Row], batch: Batch) -> dict[Slot, deque[Row]]:
 
 
 def deliver_round(db: BaseDatabaseWrapper, memory: Memory, heads: Sequence[Row], batch: Batch) -> set[Slot]:
-    """Publish one row per slot; return the slots whose row JetStream has."""
+    """Publish one row per slot; return the slots whose row is settled: JetStream has it, or an agent's write stays."""
     limits = read_limits()
     refusals = {row.outbox_id: refusal for row in heads if (refusal := find_refusal(row, limits))}
     possible = [row for row in heads if row.outbox_id not in refusals]
     known = find_known(memory, possible, learn(memory, possible))
-    todo = [row for row in possible if row.outbox_id not in known]
-    note_conflicts(db, memory, todo, batch)
-    outcomes = refusals | publish(memory, todo)
+    known |= settle_conflicts(db, memory, [row for row in possible if row.outbox_id not in known], batch)
+    outcomes = refusals | publish(memory, [row for row in possible if row.outbox_id not in known])
     batch.known += len(known)
     batch.done_ids += known
     return {row.slot for row in heads if row.outbox_id in known} | {
@@ -176,12 +175,14 @@ def needs_scan(row: Row, last: Last, fresh: set[Slot]) -> bool:
     return is_superseded(row, last) or (row.slot in fresh and last.revision > 0)
 
 
-def note_conflicts(db: BaseDatabaseWrapper, memory: Memory, rows: Iterable[Row], batch: Batch) -> None:
-    """Keep what the last write wins over, before it is replaced."""
-    lost = [(row, last) for row in rows if is_conflict(row, last := memory.lasts[row.slot])]
-    if lost:
-        record_conflicts(db, lost)
-        batch.conflicts += len(lost)
+def settle_conflicts(db: BaseDatabaseWrapper, memory: Memory, rows: Iterable[Row], batch: Batch) -> set[int]:
+    """Decide who wins where an agent wrote unseen; return the ids of the rows that must not be published."""
+    found = [(row, last) for row in rows if is_conflict(row, last := memory.lasts[row.slot])]
+    if not found:
+        return set()
+    collisions, published = conflicts.settle(db, found)
+    batch.conflicts += len(collisions)
+    return published | {c.row.outbox_id for c in collisions if c.winner == conflicts.Winner.AGENT}
 
 
 def publish(memory: Memory, rows: Sequence[Row]) -> dict[int, Outcome]:

@@ -17,8 +17,11 @@ from bridge import connection, setup
 from bridge.connection import Client
 from bridge.delivery import WAKE_SUBJECT
 from bridge.fence import try_lead
+from bridge.outage import Outage
+from bridge.part import SESSION_SETTINGS
 from bridge.relay import BATCH_ROWS, Batch, Memory, relay_batch
 from bridge.session import open_session
+from bridge.sources import note_epochs
 from pg.errors import MisterSmithError
 
 log = logging.getLogger(__name__)
@@ -26,31 +29,11 @@ log = logging.getLogger(__name__)
 STANDBY_SECONDS = 0.5
 STOP_SECONDS = 0.2  # how soon an idle relay sees that it shall stop
 RETRY_SECONDS = 0.5
-# a relay whose machine is gone must not keep the lead: the server asks it after 2 s and gives up 2 s later
 RELAY_SETTINGS = (
     "SET application_name = 'mistersmith relay'",
     "SET synchronous_commit = off",  # a delete that is lost is repeated, and seen by its Sync-Id
-    "SET tcp_keepalives_idle = 2",
-    "SET tcp_keepalives_interval = 1",
-    "SET tcp_keepalives_count = 2",
+    *SESSION_SETTINGS,
 )
-
-
-@dataclass
-class Outage:
-    """Logs a trouble once, and once more when it is over."""
-
-    trouble: str = ""
-
-    def note(self, trouble: str) -> None:
-        if trouble != self.trouble:
-            log.warning("relay waits: %s", trouble)
-        self.trouble = trouble
-
-    def end(self) -> None:
-        if self.trouble:
-            log.warning("relay goes on")
-        self.trouble = ""
 
 
 @dataclass
@@ -64,7 +47,8 @@ class Relay:
 
     def __post_init__(self) -> None:
         self.memory = Memory()
-        self.outage = Outage()
+        self.name = "relay"
+        self.outage = Outage("relay")
         self._stopping = False
         self._woken = threading.Event()
         self._is_prepared = False
@@ -103,7 +87,7 @@ class Relay:
         started = time.monotonic()
         self._woken.clear()
         try:
-            self.prepare()
+            self.prepare(db)
             batch = relay_batch(db, self.memory, self.batch_rows)
         except MisterSmithError as error:
             self.memory.forget()
@@ -114,14 +98,14 @@ class Relay:
         self.report(batch)
         self.wait(batch, started)
 
-    def prepare(self) -> None:
-        """At the start and after an outage: bring NATS to the declared topology and listen for wake-ups."""
+    def prepare(self, db: BaseDatabaseWrapper) -> None:
+        """At the start and after an outage: bring NATS to the declared topology and listen for wake-ups. Streams that
+        are to be replaced are left to their flusher."""
         if self._is_prepared:
             return
-        steps = setup.make_plan(setup.read_found())
-        setup.apply_plan(steps)
-        for step in steps:
+        for step in setup.apply_plan(setup.make_plan(setup.read_found()), ("create", "update")):
             log.warning("topology: %s %s: %s", step.action, step.object, step.why)
+        note_epochs(db, setup.read_found().created)
         connection.call(self._listen)
         self._is_prepared = True
 

@@ -31,10 +31,21 @@ def committed(django_db_setup, django_db_blocker):
         yield
         for table in WRITTEN:
             rows(f"DELETE FROM {table}")
+        rows("UPDATE bridge.sources SET kv_epoch = 0, flushed_sequence = 0")
         db.close()
 
 
-WRITTEN = ("tasks.queue", "agents.registry", "bridge.outbox", "bridge.quarantine", "bridge.conflict")
+WRITTEN = (
+    "tasks.queue",
+    "sessions.active",
+    "agents.registry",
+    "bridge.outbox",
+    "bridge.quarantine",
+    "bridge.conflict",
+    "bridge.conflict_rules",
+    "bridge.dead_letters",
+    "bridge.tombstones",
+)
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
 """Keys changed, deleted and added by hand in each store are found, named and repaired."""
 
+import json
+
 import pytest
 
 from agents.models import Agent, AgentState
 from agents.state import write_state
 from bridge import connection, reconcile
 from bridge.fence import FENCE
-from bridge.models import Conflict
 from bridge.reconcile import is_same_json
 from bridge.relay import Memory, relay_batch
 from bridge.session import open_session
 from pg.errors import Refused
 from tasks.models import Task
-from tests.bridge.conftest import delete, empty_outbox, look, put, rows, value
+from tests.bridge.conftest import empty_outbox, look, rows, value
+from tests.bridge.conftest import put as put_as_agent
+from tests.bridge.flushing import flush, wait_for_source
 
 pytestmark = pytest.mark.usefixtures("committed", "jetstream")
 
@@ -40,7 +43,25 @@ def by_hand(statement, *params):
     rows("SET session_replication_role = origin")
 
 
-CLEAN = {"AGENT_STATE": {"compared": 3}, "AGENT_CONFIG": {"compared": 1}, "TASK_STATE": {"compared": 1}}
+CLEAN = {
+    "AGENT_STATE": {"compared": 3},
+    "AGENT_CONFIG": {"compared": 1},
+    "TASK_STATE": {"compared": 1},
+    "SESSION_DATA": {},
+}
+
+
+def put(bucket, key, data):
+    """Write to KV as no agent does: an agent's write is not wrong, it is on its way to PostgreSQL."""
+    text = json.dumps(data).encode()
+    connection.call(
+        lambda c: c.jetstream.publish(f"$KV.{bucket}.{key}", text, headers={"Sync-Origin": "hand"})
+    )
+
+
+def delete(bucket, key):
+    headers = {"KV-Operation": "DEL", "Sync-Origin": "hand"}
+    connection.call(lambda c: c.jetstream.publish(f"$KV.{bucket}.{key}", b"", headers=headers))
 
 
 def test_stores_in_step_have_nothing_wrong(in_step, session):
@@ -61,8 +82,10 @@ def test_keys_touched_by_hand_in_kv_are_found_and_repaired(in_step, session):
         "TASK_STATE": {"compared": 1, "stale": 1},
     }
     numbers = {"AGENT_STATE": 4, "AGENT_CONFIG": 1, "TASK_STATE": 1}
-    assert run(session, repair=False) == {b: {**wrong[b], "left": numbers[b]} for b in wrong}
-    assert run(session) == {b: {**wrong[b], "repaired": numbers[b]} for b in wrong}
+    found = {b: {**wrong[b], "left": numbers[b]} for b in wrong}
+    assert run(session, repair=False) == {**found, "SESSION_DATA": {}}
+    repaired = {b: {**wrong[b], "repaired": numbers[b]} for b in wrong}
+    assert run(session) == {**repaired, "SESSION_DATA": {}}
     assert run(session) == CLEAN
     assert value("AGENT_STATE", f"{in_step.pk}.a") == {"x": 1}
     assert value("AGENT_STATE", f"{in_step.pk}.b") == 2
@@ -82,6 +105,7 @@ def test_rows_touched_by_hand_in_postgresql_are_found_and_repaired(in_step, sess
         "AGENT_STATE": {"compared": 4, "stale": 1, "missing": 1, "extra": 1, "repaired": 3},
         "AGENT_CONFIG": {"compared": 1, "stale": 1, "repaired": 1},
         "TASK_STATE": {"compared": 1, "extra": 1, "repaired": 1},
+        "SESSION_DATA": {},
     }
     assert value("AGENT_STATE", f"{in_step.pk}.a") == "new"
     assert value("AGENT_STATE", f"{in_step.pk}.b") is None
@@ -96,12 +120,19 @@ def test_wrong_keys_are_named(in_step, session):
     assert [line for report in reports for line in report.named] == [f"AGENT_STATE {in_step.pk}.b: missing"]
 
 
-def test_what_an_agent_had_written_is_kept_when_it_is_replaced(in_step, session):
-    put("AGENT_STATE", f"{in_step.pk}.a", "agent's own")
-    put("AGENT_STATE", f"{in_step.pk}.added", "agent's too")
-    run(session)
-    kept = Conflict.objects.order_by("key").values_list("kv_value", "pg_value", "outbox_id")
-    assert list(kept) == [('"agent\'s own"', {"x": 1}, None), ('"agent\'s too"', None, None)]
+def test_what_an_agent_wrote_is_left_to_the_flusher(in_step, session):
+    put_as_agent("AGENT_STATE", f"{in_step.pk}.a", "agent's own")
+    put_as_agent("AGENT_STATE", f"{in_step.pk}.added", "agent's too")
+    assert run(session)["AGENT_STATE"] == {"compared": 4, "in_flight": 2}
+    assert value("AGENT_STATE", f"{in_step.pk}.a") == "agent's own"
+    wait_for_source("AGENT_STATE", look("AGENT_STATE", f"{in_step.pk}.added").revision)
+    flush(session)
+    assert run(session)["AGENT_STATE"] == {"compared": 4}
+    rows("DELETE FROM agents.state")
+    empty_outbox()
+    assert run(session)["AGENT_STATE"] == {"compared": 4, "extra": 4, "repaired": 4}, (
+        "a deleted row's position says that its last write was flushed"
+    )
 
 
 def test_rows_on_their_way_are_in_flight_and_left_alone(in_step, session):
@@ -111,6 +142,7 @@ def test_rows_on_their_way_are_in_flight_and_left_alone(in_step, session):
         "AGENT_STATE": {"compared": 3, "in_flight": 1},
         "AGENT_CONFIG": {"compared": 1, "in_flight": 1},
         "TASK_STATE": {"compared": 1},
+        "SESSION_DATA": {},
     }
     assert value("AGENT_STATE", f"{in_step.pk}.a") == {"x": 1}
 

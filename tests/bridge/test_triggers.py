@@ -1,14 +1,18 @@
 """Which writes reach the outbox, whoever makes them and however."""
 
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.db.models.functions import Now
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
 from agents.models import Agent, AgentState, LifecycleEvent
 from bridge.mirrors import MIRRORS, read_expected
+from sessions.lifecycle import open_session, revoke, rotate
+from sessions.models import Session
 from tasks.models import Task
 from tests.bridge.conftest import empty_outbox, outbox, rows
 
@@ -148,6 +152,50 @@ def test_a_write_carries_the_revision_that_its_row_came_from(agent):
     rows("UPDATE agents.state SET state_value = '2'")
     rows("DELETE FROM agents.state")
     assert rows("SELECT DISTINCT base_revision FROM bridge.outbox") == [(41,)]
+
+
+def test_a_revision_of_a_former_bucket_is_none_that_the_writer_saw(agent):
+    rows("UPDATE bridge.sources SET kv_epoch = 2 WHERE bucket = 'AGENT_STATE'")
+    rows(
+        "INSERT INTO agents.state (agent_id, state_key, state_value, kv_epoch, kv_revision)"
+        " VALUES (%s, 'old', '1', 1, 41), (%s, 'new', '1', 2, 7)",
+        agent.pk, agent.pk,
+    )  # fmt: skip
+    assert rows("SELECT base_revision FROM bridge.outbox WHERE op = 'U' ORDER BY outbox_id")[-2:] == [
+        (0,),
+        (7,),
+    ]
+
+
+def test_a_deleted_row_leaves_its_position_unless_it_never_had_one(agent):
+    rows(
+        "INSERT INTO agents.state (agent_id, state_key, state_value, kv_revision)"
+        " VALUES (%s, 'a', '1', 41), (%s, 'b', '1', 0)",
+        agent.pk, agent.pk,
+    )  # fmt: skip
+    rows("DELETE FROM agents.state")
+    assert rows("SELECT bucket, key, kv_revision FROM bridge.tombstones") == [
+        ("AGENT_STATE", f"{agent.pk}.a", 41)
+    ]
+
+
+# -- sessions.active -> SESSION_DATA ---------------------------------------------------------------------------
+def test_a_session_s_data_is_sent_and_its_use_is_not(agent):
+    session, _ = open_session(timedelta(hours=1), agent_id=agent.pk, session_data={"step": 1})
+    Session.objects.update(last_activity=Now(), preferences={"x": 1})
+    assert of("SESSION_DATA") == [(str(session.pk), "U", {"step": 1})]
+    revoke([session.pk])
+    assert of("SESSION_DATA")[1:] == [(str(session.pk), "D", None)]
+
+
+def test_a_rotated_session_moves_its_data_to_the_new_key(agent):
+    old, _ = open_session(timedelta(hours=1), agent_id=agent.pk, session_data={"step": 1})
+    empty_outbox()
+    new, _ = rotate(old.pk)
+    assert sorted(of("SESSION_DATA"), key=lambda row: row[1]) == [
+        (str(old.pk), "D", None),
+        (str(new.pk), "U", {"step": 1}),
+    ]
 
 
 def test_writing_a_leaf_sends_too(agent):
@@ -290,7 +338,7 @@ def test_giving_a_type_its_leaf_sends_nothing():
     assert outbox() == []
 
 
-@pytest.mark.parametrize("parent", ["tasks.queue", "agents.state"])
+@pytest.mark.parametrize("parent", ["tasks.queue", "agents.state", "sessions.active"])
 def test_every_leaf_has_the_statement_triggers_of_its_parent(parent):
     rows("SELECT partitions.create_task_type_partition('another type')")
     found = rows(
@@ -315,11 +363,13 @@ def test_triggers_send_what_reconcile_expects(agent):
     Agent.objects.filter(pk=agent.pk).update(configuration={"x": 1.50})
     state(agent, "a key.", {"n": [1, None]}).save()
     task = Task.objects.create(task_type="echo", priority="high")
+    session, _ = open_session(timedelta(hours=1), agent_id=agent.pk, session_data={"n": 1})
     found = rows("SELECT target, key, payload::text FROM bridge.outbox WHERE op = 'U' ORDER BY outbox_id")
     sent = {(target, key): payload for target, key, payload in found}
     keys = {
         "AGENT_CONFIG": str(agent.pk),
         "AGENT_STATE": f"{agent.pk}.a=20key=2E",
+        "SESSION_DATA": str(session.pk),
         "TASK_STATE": str(task.pk),
     }
     assert {mirror.bucket for mirror in MIRRORS} == set(keys)

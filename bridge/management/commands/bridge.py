@@ -1,17 +1,21 @@
 """`manage.py bridge`: keep JetStream in step with PostgreSQL."""
 
 import signal
+import threading
 from typing import Any
 
 from django.db import connection as db
 
 from bridge import setup, topology
 from bridge.fence import has_leader
+from bridge.flush_runner import Flusher
 from bridge.outbox import read_depth
+from bridge.part import run_parts
 from bridge.reconcile import reconcile
 from bridge.runner import Relay
 from bridge.session import open_session
 from bridge.state_command import add_state_verb
+from bridge.targets import TARGETS
 from operators.command import Answer, OperatorCommand
 from pg.errors import MisterSmithError
 
@@ -20,7 +24,7 @@ class Command(OperatorCommand):
     help = "Keep the JetStream buckets and streams in step with PostgreSQL."
 
     def add_verbs(self) -> None:
-        self.add_verb("run", run, "relay the outbox until stopped; a second one stands by")
+        self.add_verb("run", run, "keep the stores in step until stopped; a second one stands by")
         plan = self.add_verb("setup", run_setup, "create and update buckets and streams as declared")
         plan.add_argument("--dry-run", action="store_true", help="only print the steps")
         compare = self.add_verb("reconcile", run_reconcile, "compare PostgreSQL with KV and repair KV")
@@ -30,12 +34,11 @@ class Command(OperatorCommand):
 
 
 def run(**options: Any) -> Answer:
-    """Relay until SIGTERM or SIGINT; the batch in hand is finished."""
-    relay = Relay()
+    """Relay and flush until SIGTERM or SIGINT; batches in hand are finished."""
+    is_stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: relay.stop())
-    relay.run()
-    return Answer()
+        signal.signal(number, lambda *_: is_stopping.set())
+    return Answer(ok=run_parts([Relay(), *(Flusher(bucket) for bucket in TARGETS)], is_stopping))
 
 
 def run_setup(dry_run: bool, **options: Any) -> Answer:
@@ -44,6 +47,9 @@ def run_setup(dry_run: bool, **options: Any) -> Answer:
     steps = setup.make_plan(found)
     if not dry_run:
         setup.apply_plan(steps)
+        # a bucket that was just made may be another one than its FLUSH stream knows
+        setup.apply_plan(again := setup.make_plan(setup.read_found()))
+        steps += [step for step in again if step.action != "refuse"]
     refused = [step for step in steps if step.action == "refuse"]
     warnings = [setup.payload_warning(found)] if setup.payload_warning(found) else []
     return Answer(

@@ -1,0 +1,165 @@
+"""The flusher's loop: one bucket's FLUSH stream into PostgreSQL.
+
+Any number may run at once; each takes other messages.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
+
+from bridge import connection, setup, topology
+from bridge.changes import Letter
+from bridge.connection import Client
+from bridge.fence import shared_fence
+from bridge.flusher import Flushed, flush_batch
+from bridge.lags import Lags
+from bridge.part import Part
+from bridge.puller import Pulled, Puller, acknowledge, put_back
+from bridge.sources import note_epochs, note_flushed
+from bridge.targets import TARGETS
+from pg.errors import MisterSmithError, Unreachable
+
+log = logging.getLogger(__name__)
+
+ENOUGH, MOST = 50, 2_000  # rows of a batch when nothing is behind, and at most
+LINGER_SECONDS = 0.1  # the longest that a first row waits for others
+WAIT_SECONDS = 0.5
+CALL_SECONDS = 10
+CONFLICT_SECONDS = 0.1  # how soon a change that waits for the relay is tried again
+FENCED_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+
+
+class Flusher(Part):
+    """Flushes one bucket until stopped."""
+
+    def __init__(self, bucket: str) -> None:
+        super().__init__(f"flusher {bucket}")
+        self.target = TARGETS[bucket]
+        self.flush = topology.flushes()[bucket]
+        self.lags = Lags()
+        self.totals = Flushed()
+        self.pending = 0  # messages on the server that nobody has yet
+        self.open = 0  # delivered, not acknowledged
+        self._puller: Puller | None = None
+        self._next_look = 0.0
+
+    def prepare(self, db: BaseDatabaseWrapper) -> None:
+        """Bring NATS to the declared topology, and begin to pull. A stream of a former bucket is first flushed."""
+        found = setup.read_found()
+        setup.apply_plan(setup.make_plan(found), ("create", "update"))
+        self.replace_when_flushed()
+        found = setup.read_found()
+        note_epochs(db, found.created)
+        epoch = topology.flush_epoch(found.configs[self.flush.stream]) or found.created[self.flush.source]
+        self._puller = connection.call(lambda client: self._start(client, epoch))
+        self._next_look = 0.0
+
+    async def _start(self, client: Client, epoch: int) -> Puller:
+        if self._puller:
+            await self._puller.stop()
+        return await Puller(client.nc, self.flush.stream, topology.FLUSHER, epoch).start()
+
+    def replace_when_flushed(self) -> None:
+        """Make the FLUSH stream anew where its bucket was, unless it still holds what is to be flushed."""
+        steps = [step for step in setup.make_plan(setup.read_found()) if step.object == self.flush.stream]
+        try:
+            for step in setup.apply_plan(steps, ("create", "replace")):
+                log.warning("topology: %s %s: %s", step.action, step.object, step.why)
+        except setup.TopologyError as error:
+            log.info("%s", error)
+
+    def turn(self, db: BaseDatabaseWrapper) -> None:
+        """Flush one batch. What is not acknowledged comes again."""
+        pulled = self.pull()
+        if pulled.letters:
+            self.flush_letters(db, pulled.letters)
+        self.outage.end()
+        if time.monotonic() >= self._next_look:
+            self.look(db)
+
+    def pull(self) -> Pulled:
+        puller = self._puller
+        assert puller is not None  # noqa: S101  (prepare made it)
+        enough = max(ENOUGH, min(self.pending, MOST))
+        pulled = connection.call(
+            lambda _: puller.pull(MOST, enough, WAIT_SECONDS, LINGER_SECONDS), CALL_SECONDS
+        )
+        self.pending = pulled.pending
+        return pulled
+
+    def flush_letters(self, db: BaseDatabaseWrapper, letters: Sequence[Letter]) -> None:
+        with shared_fence(db) as held:
+            if held:
+                done = flush_batch(db, self.target, letters)
+        if not held:
+            self.answer([], letters, FENCED_SECONDS)
+            time.sleep(WAIT_SECONDS)
+            return
+        waiting = {id(letter) for letter in done.waiting}
+        self.answer([letter for letter in letters if id(letter) not in waiting], done.waiting)
+        self.report(done, letters)
+
+    def answer(
+        self, done: Sequence[Letter], waiting: Sequence[Letter], delay_seconds: float = CONFLICT_SECONDS
+    ) -> None:
+        """Tell the server what is in PostgreSQL, after the commit."""
+
+        async def tell(client: Client) -> None:
+            await acknowledge(client.nc, done)
+            await put_back(client.nc, waiting, delay_seconds)
+
+        try:
+            connection.call(tell, CALL_SECONDS)
+        except Unreachable as error:  # they come again, and change nothing then
+            log.info("not acknowledged: %s", error)
+
+    def report(self, done: Flushed, letters: Sequence[Letter]) -> None:
+        now = timezone.now()
+        self.lags.add(
+            (now - letter.stored_at).total_seconds() for letter in letters if letter.deliveries == 1
+        )
+        for name in ("read", "applied", "replaced", "stale", "own", "fenced", "dead"):
+            setattr(self.totals, name, getattr(self.totals, name) + getattr(done, name))
+        if done.dead or done.fenced:
+            log.warning(
+                "%s: %d messages set apart, %d of older epochs refused", self.name, done.dead, done.fenced
+            )
+
+    def look(self, db: BaseDatabaseWrapper) -> None:
+        """See how far the consumer is, and whether the bucket is still the one that was flushed."""
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        created, info, epoch = connection.call(self._look, CALL_SECONDS)
+        self.pending, self.open = info.num_pending or 0, info.num_ack_pending or 0
+        if created != epoch:
+            note_epochs(db, {self.flush.source: created})
+            if not self.pending and not self.open:
+                self.is_prepared = False
+        elif info.ack_floor and info.ack_floor.stream_seq:
+            note_flushed(db, self.target.bucket, epoch, info.ack_floor.stream_seq)
+
+    async def _look(self, client: Client) -> tuple[int, Any, int]:
+        bucket = await setup.read_info(client, self.flush.source)
+        flush = await setup.read_info(client, self.flush.stream)
+        consumer = await setup.read_consumer(client, setup.flusher_of(self.flush))
+        if bucket is None or flush is None or consumer is None:
+            raise Missing(f"{self.flush.stream} or its bucket is not there", "run manage.py bridge setup")
+        return topology.epoch_of(bucket.created), consumer, topology.flush_epoch(flush.config)
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self.totals, name) for name in ("read", "applied", "stale", "fenced", "dead")},
+            "pending": self.pending,
+            "open": self.open,
+            "lag_ms": self.lags.quantiles(),
+        }
+
+
+class Missing(MisterSmithError):
+    """Something that setup makes is not there any more."""
+
+    retry = True

@@ -1,0 +1,50 @@
+"""Where each bucket that agents write ends in PostgreSQL: the parameters of its queries in sql/queries.sql."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.mirrors import MIRRORS, Mirror
+from pg.queries import Queries
+
+QUERIES = Queries("bridge")
+Identity = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """`identities` turns the identities of keys into parameters; `name` is the end of its queries' names."""
+
+    bucket: str
+    name: str
+    mirror: Mirror
+    identities: Callable[[Sequence[Identity]], Mapping[str, Any]]
+
+    def parse(self, key: str) -> Identity | None:
+        """Return what `key` names; None when no row could have it."""
+        return self.mirror.parse(key)
+
+    def query(self, what: str) -> str:
+        """Return the SQL that will `lock`, `flush`, `fence` or `settle` keys of this bucket."""
+        return QUERIES.text(f"{what}_{self.name}")
+
+
+def state_identities(identities: Sequence[Identity]) -> Mapping[str, Any]:
+    return {
+        "agent_ids": [agent_id for agent_id, _ in identities],
+        "state_keys": [state_key for _, state_key in identities],
+    }
+
+
+def session_identities(identities: Sequence[Identity]) -> Mapping[str, Any]:
+    return {"session_ids": [session_id for (session_id,) in identities]}
+
+
+def mirror_of(bucket: str) -> Mirror:
+    return next(mirror for mirror in MIRRORS if mirror.bucket == bucket)
+
+
+TARGETS = {
+    "AGENT_STATE": Target("AGENT_STATE", "agent_state", mirror_of("AGENT_STATE"), state_identities),
+    "SESSION_DATA": Target("SESSION_DATA", "session_data", mirror_of("SESSION_DATA"), session_identities),
+}

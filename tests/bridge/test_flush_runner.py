@@ -1,0 +1,143 @@
+"""The flusher's loop, and the parts of `bridge run` together."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from agents.models import AgentState
+from bridge import connection, setup
+from bridge.fence import FENCE
+from bridge.flush_runner import Flusher
+from bridge.models import DeadLetter, Source
+from bridge.part import Part, run_parts
+from bridge.runner import Relay
+from bridge.session import execute, open_session
+from tests.bridge.conftest import empty_outbox, put, rows, value, wait_until
+from tests.bridge.flushing import state
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+
+@contextmanager
+def running(*parts):
+    threads = [threading.Thread(target=part.run) for part in parts]
+    for thread in threads:
+        thread.start()
+    try:
+        yield parts[0]
+    finally:
+        for part in parts:
+            part.stop()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_what_agents_write_is_in_postgresql_within_moments(jetstream, agent):
+    with running(Flusher("AGENT_STATE")) as flusher:
+        for number in range(200):
+            put("AGENT_STATE", f"{agent.pk}.k{number % 20}", number)
+        wait_until(lambda: state(agent) == {f"k{n}": 180 + n for n in range(20)})
+        wait_until(lambda: flusher.pending == flusher.open == 0 and flusher.totals.read >= 200)
+        wait_until(lambda: Source.objects.get(bucket="AGENT_STATE").flushed_sequence >= 200)
+    assert flusher.figures()["lag_ms"]["p50"] > 0
+
+
+def test_what_agents_wrote_while_nobody_flushed_is_not_lost(jetstream, agent):
+    with running(Flusher("AGENT_STATE")):
+        put("AGENT_STATE", f"{agent.pk}.a", 1)
+        wait_until(lambda: state(agent) == {"a": 1})
+    put("AGENT_STATE", f"{agent.pk}.a", 2)
+    put("AGENT_STATE", f"{agent.pk}.b", 1)
+    with running(Flusher("AGENT_STATE")):
+        wait_until(lambda: state(agent) == {"a": 2, "b": 1})
+
+
+def test_relay_and_flusher_settle_what_both_sides_write(jetstream, agent):
+    with running(Relay(), Flusher("AGENT_STATE")):
+        for number in range(30):
+            put("AGENT_STATE", f"{agent.pk}.a", f"agent {number}")
+            AgentState.objects.update_or_create(agent=agent, state_key="a", defaults={"state_value": number})
+        wait_until(lambda: not rows("SELECT 1 FROM bridge.outbox"))
+        wait_until(lambda: state(agent)["a"] == value("AGENT_STATE", f"{agent.pk}.a"))
+        put("AGENT_STATE", f"{agent.pk}.a", "last")
+        wait_until(lambda: state(agent) == {"a": "last"})
+
+
+def test_a_backup_holds_the_flusher_and_no_agent(jetstream, agent):
+    with open_session() as backup:
+        execute(backup, f"SELECT pg_advisory_lock({FENCE})")
+        with running(Flusher("AGENT_STATE")) as flusher:
+            put("AGENT_STATE", f"{agent.pk}.a", 1)
+            wait_until(lambda: flusher.open or flusher.pending)
+            assert state(agent) == {}
+            execute(backup, f"SELECT pg_advisory_unlock({FENCE})")
+            wait_until(lambda: state(agent) == {"a": 1})
+
+
+def test_a_cut_session_and_a_killed_server_cost_nothing(own_jetstream, agent):
+    with running(Flusher("AGENT_STATE")):
+        put("AGENT_STATE", f"{agent.pk}.a", 1)
+        wait_until(lambda: state(agent) == {"a": 1})
+        rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'mistersmith flusher AGENT_STATE' AND datname = current_database()"
+        )
+        put("AGENT_STATE", f"{agent.pk}.a", 2)
+        wait_until(lambda: state(agent) == {"a": 2})
+        own_jetstream.kill()
+        wait_until(lambda: not connection.link().is_connected())
+        own_jetstream.start()
+        wait_until(connection.link().is_connected)
+        put("AGENT_STATE", f"{agent.pk}.a", 3)
+        wait_until(lambda: state(agent) == {"a": 3})
+
+
+def test_a_bucket_that_is_made_anew_is_flushed_again_from_its_first_revision(own_jetstream, agent):
+    with running(Flusher("AGENT_STATE")):
+        for number in range(20):
+            put("AGENT_STATE", f"{agent.pk}.a", number)
+        wait_until(lambda: state(agent) == {"a": 19})
+        connection.call(lambda c: c.jetstream.delete_stream("KV_AGENT_STATE"))
+        wait_until(lambda: "KV_AGENT_STATE" in setup.read_found().configs)
+        revision = put("AGENT_STATE", f"{agent.pk}.a", "of the new bucket")
+        assert revision == 1
+        wait_until(lambda: state(agent) == {"a": "of the new bucket"})
+    empty_outbox()
+    assert setup.make_plan(setup.read_found()) == []
+
+
+def test_session_data_has_a_flusher_of_its_own(jetstream, agent):
+    with running(Flusher("SESSION_DATA")):
+        put("SESSION_DATA", str(agent.pk), {})
+        wait_until(DeadLetter.objects.exists)
+
+
+# -- parts -----------------------------------------------------------------------------------------------------
+class Counting(Part):
+    def __init__(self, most):
+        super().__init__("counting")
+        self.turns, self.most = 0, most
+
+    def turn(self, db):
+        self.turns += 1
+        if self.turns > self.most:
+            raise ZeroDivisionError
+        time.sleep(0.01)
+
+
+def test_parts_end_together_when_told():
+    parts, is_stopping = [Counting(10_000), Counting(10_000)], threading.Event()
+    threading.Timer(0.1, is_stopping.set).start()
+    assert run_parts(parts, is_stopping)
+    assert all(part.turns for part in parts)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_part_that_breaks_ends_all_and_is_named(caplog):
+    whole = Counting(10_000)
+    assert not run_parts([whole, Counting(2)], threading.Event())
+    assert whole.is_stopping
+    assert "ended by itself: counting" in caplog.text
