@@ -1,13 +1,20 @@
-"""The cockpit's view of the bridge: what waits, what NATS refuses, whose write lost."""
+"""The cockpit's view of the bridge: what waits, what NATS refuses, what could not be applied, whose write lost."""
+
+import json
+from typing import Any
 
 from django.contrib import admin
-from django.db import connections
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html
 
-from bridge.models import Conflict, OutboxRow, QuarantinedRow
-from bridge.outbox import redrive
-from pg.admin import BigTableAdmin, ReadOnlyAdmin
+from bridge.models import Conflict, ConflictRule, DeadLetter, OutboxRow, QuarantinedRow, Source
+from bridge.redrive import drop_letters, drop_rows, redrive_letters, redrive_rows
+from operators.audit import Actor
+from operators.confirm import reasoned_action
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin
+
+SHOWN_BYTES = 10_000
 
 
 @admin.register(OutboxRow)
@@ -28,22 +35,94 @@ class QuarantineAdmin(ReadOnlyAdmin, BigTableAdmin):
     def has_redrive_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("bridge.change_quarantinedrow")
 
-    @admin.action(description="Send again", permissions=["redrive"])
-    def send_again(self, request: HttpRequest, queryset: QuerySet[QuarantinedRow]) -> None:
-        for row in queryset:
-            self.log_change(request, row, "sent again")
-        number = redrive(connections[queryset.db], [row.pk for row in queryset])
-        self.message_user(request, f"{number} rows are back in the outbox.")
+    @reasoned_action("Send again", permissions=["redrive"])
+    def send_again(self, request: HttpRequest, rows: QuerySet[QuarantinedRow], by: Actor, reason: str) -> str:
+        done = redrive_rows([row.pk for row in rows], by=by, reason=reason)
+        return f"{done.done} rows are back in the outbox."
 
-    @admin.action(description="Drop for good, and let later rows of the key go on", permissions=["redrive"])
-    def drop(self, request: HttpRequest, queryset: QuerySet[QuarantinedRow]) -> None:
-        self.log_deletions(request, queryset)
-        number, _ = queryset.delete()
-        self.message_user(request, f"{number} rows dropped.")
+    @reasoned_action("Drop for good, and let later rows of the key go on", permissions=["redrive"])
+    def drop(self, request: HttpRequest, rows: QuerySet[QuarantinedRow], by: Actor, reason: str) -> str:
+        return f"{drop_rows([row.pk for row in rows], by=by, reason=reason)} rows dropped."
+
+
+@admin.register(DeadLetter)
+class DeadLetterAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["dead_letter_id", "consumer", "subject", "attempts", "error", "last_failed_at"]
+    list_filter = ["consumer"]
+    search_fields = ["=subject"]
+    search_help_text = "A whole subject."
+    exclude = ["payload"]
+    readonly_fields = ["shown_payload"]
+    actions = ["apply_again", "drop"]
+
+    def has_redrive_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("bridge.change_deadletter")
+
+    @admin.display(description="payload")
+    def shown_payload(self, row: DeadLetter) -> str:
+        data = bytes(row.payload)
+        text = data[:SHOWN_BYTES].decode(errors="backslashreplace")
+        return text if len(data) <= SHOWN_BYTES else f"{text} ... ({len(data)} bytes)"
+
+    @reasoned_action("Apply again", permissions=["redrive"])
+    def apply_again(self, request: HttpRequest, rows: QuerySet[DeadLetter], by: Actor, reason: str) -> str:
+        done = redrive_letters([row.pk for row in rows], by=by, reason=reason)
+        return f"{done.done} applied, {done.left} failed again."
+
+    @reasoned_action("Drop for good", permissions=["redrive"])
+    def drop(self, request: HttpRequest, rows: QuerySet[DeadLetter], by: Actor, reason: str) -> str:
+        return f"{drop_letters([row.pk for row in rows], by=by, reason=reason)} dropped."
+
+
+@admin.register(Source)
+class SourceAdmin(ReadOnlyAdmin):
+    list_display = ["bucket", "kv_epoch", "flushed_sequence", "updated_at"]
+
+
+@admin.register(ConflictRule)
+class ConflictRuleAdmin(RoomAdmin):
+    list_display = ["bucket", "key_prefix", "strategy"]
+    list_filter = ["bucket", "strategy"]
+    ordering = ["bucket", "key_prefix"]
 
 
 @admin.register(Conflict)
 class ConflictAdmin(ReadOnlyAdmin, BigTableAdmin):
-    list_display = ["conflict_id", "target", "key", "strategy", "kv_revision", "noticed_at"]
+    list_display = ["conflict_id", "target", "key", "strategy", "winner", "kv_revision", "noticed_at"]
+    list_filter = ["strategy", "winner"]
     search_fields = ["=key"]
     search_help_text = "A whole key."
+    exclude = ["kv_value", "pg_value"]
+    readonly_fields = ["both_values"]
+
+    @admin.display(description="the two values")
+    def both_values(self, row: Conflict) -> str:
+        cells = (
+            ("PostgreSQL", row.winner == Conflict.Winner.POSTGRESQL, shown_json(row.pg_value)),
+            ("The agent, in KV", row.winner == Conflict.Winner.AGENT, shown_text(row.kv_value)),
+        )
+        return format_html(
+            '<table class="w-full"><tr>{}{}</tr><tr>{}{}</tr></table>',
+            *(
+                format_html('<th class="text-left w-1/2">{}{}</th>', who, " (won)" if won else " (lost)")
+                for who, won, _ in cells
+            ),
+            *(
+                format_html('<td class="align-top"><pre class="whitespace-pre-wrap">{}</pre></td>', text)
+                for _, _, text in cells
+            ),
+        )
+
+
+def shown_json(value: Any) -> str:
+    """Return what PostgreSQL had, with sorted keys so that the two can be compared line by line."""
+    return "(deleted)" if value is None else json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def shown_text(text: str | None) -> str:
+    if text is None:
+        return "(deleted)"
+    try:
+        return shown_json(json.loads(text)) if text != "null" else "null"
+    except ValueError:
+        return text

@@ -56,11 +56,18 @@ def check_quarantine() -> Iterator[Finding]:
     yield Finding(number == 0, f"{number} rows that NATS refuses", hint if number else "")
 
 
+def check_dead_letters() -> Iterator[Finding]:
+    number = read_depth(db).dead_letters
+    hint = "look at them in the admin (Bridge, dead letters); then manage.py bridge redrive, or drop them"
+    yield Finding(number == 0, f"{number} messages that could not be applied", hint if number else "")
+
+
 CHECKS: dict[str, Callable[[], Iterable[Finding]]] = {
     "bridge.topology": check_topology,
     "bridge.outbox": check_outbox,
     "bridge.relay": check_relay,
     "bridge.quarantine": check_quarantine,
+    "bridge.dead_letters": check_dead_letters,
 }
 
 

@@ -123,6 +123,7 @@ class ConflictRule(models.Model):
     class Meta:
         db_table = '"bridge"."conflict_rules"'
         verbose_name = "conflict rule"
+        constraints = [models.UniqueConstraint(fields=["bucket", "key_prefix"], name="one_rule_per_prefix")]
 
     def __str__(self) -> str:
         return f"{self.bucket} {self.key_prefix or '(all)'}: {self.strategy}"

@@ -104,6 +104,20 @@ def redrive(db: BaseDatabaseWrapper, ids: Sequence[int]) -> int:
         return int(cursor.rowcount)
 
 
+def forget_past(db: BaseDatabaseWrapper, ids: Sequence[int]) -> int:
+    """Forget quarantined rows of agents' state whose key has an agent's later write in PostgreSQL; return how many."""
+    with db.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM bridge.quarantine q USING agents.state s, bridge.sources c"
+            " WHERE q.outbox_id = ANY(%s) AND q.target = 'AGENT_STATE' AND c.bucket = q.target"
+            " AND q.key = s.agent_id || '.' || bridge.encode_key(s.state_key)"
+            " AND s.agent_id::text = split_part(q.key, '.', 1)"
+            " AND s.kv_epoch = c.kv_epoch AND s.kv_revision > q.base_revision",
+            [list(ids)],
+        )
+        return int(cursor.rowcount)
+
+
 def record_conflicts(db: BaseDatabaseWrapper, lost: Sequence[tuple[Row, Last]]) -> None:
     """Keep the agents' values that these rows are about to replace. Recording one twice keeps the first."""
     with db.cursor() as cursor:
@@ -132,6 +146,7 @@ class Depth:
     oldest_seconds: float
     quarantined: int
     conflicts: int
+    dead_letters: int
 
 
 COUNT_AT_MOST = 100_000
@@ -141,7 +156,7 @@ def read_depth(db: BaseDatabaseWrapper) -> Depth:
     """Return what waits, in one query."""
     counts = ", ".join(
         f"(SELECT count(*) FROM (SELECT FROM bridge.{table} LIMIT {COUNT_AT_MOST}) x)"
-        for table in ("outbox", "quarantine", "conflict")
+        for table in ("outbox", "quarantine", "conflict", "dead_letters")
     )
     oldest = (
         "(SELECT COALESCE(extract(epoch FROM clock_timestamp() - created_at), 0)::float8"
@@ -149,8 +164,8 @@ def read_depth(db: BaseDatabaseWrapper) -> Depth:
     )
     with db.cursor() as cursor:
         cursor.execute(f"SELECT {counts}, {oldest}")
-        rows, quarantined, conflicts, seconds = cursor.fetchone()
-    return Depth(rows, max(0.0, seconds or 0.0), quarantined, conflicts)
+        rows, quarantined, conflicts, dead_letters, seconds = cursor.fetchone()
+    return Depth(rows, max(0.0, seconds or 0.0), quarantined, conflicts, dead_letters)
 
 
 def pending_keys(db: BaseDatabaseWrapper, bucket: str, keys: Sequence[str]) -> Mapping[str, bool]:

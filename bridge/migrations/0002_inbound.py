@@ -72,7 +72,13 @@ class Migration(migrations.Migration):
                 ),
                 ("strategy", models.TextField(choices=STRATEGIES)),
             ],
-            options={"verbose_name": "conflict rule", "db_table": '"bridge"."conflict_rules"'},
+            options={
+                "verbose_name": "conflict rule",
+                "db_table": '"bridge"."conflict_rules"',
+                "constraints": [
+                    models.UniqueConstraint(fields=("bucket", "key_prefix"), name="one_rule_per_prefix")
+                ],
+            },
         ),
         migrations.SeparateDatabaseAndState(
             [RunSQLFile("bridge", "0002_conflicts")],

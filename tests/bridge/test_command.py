@@ -95,7 +95,7 @@ def test_status_tells_what_waits_and_who_leads(agent):
     with open_session([f"SELECT pg_advisory_lock({LEADER})"]):
         code, answer = run("status")
     assert (code, answer["counts"]) == (0, {"outbox_rows": 0, "outbox_oldest_seconds": 0, "relay_leading": 1,
-                                            "quarantined": 0, "conflicts": 0})  # fmt: skip
+                                            "quarantined": 0, "conflicts": 0, "dead_letters": 0})  # fmt: skip
     items = {(item["kind"], item["name"]): item for item in answer["items"]}
     assert items["bucket", "AGENT_CONFIG"]["messages"] == 1
     assert items["stream", "AGENT_STATE"]["bytes"] > 0
@@ -176,7 +176,8 @@ def test_operators_see_the_outbox_and_send_quarantined_rows_again(admin_client, 
     page = "/admin/bridge/quarantinedrow/"
     assert admin_client.get(page).status_code == 200
     for action, number in (("send_again", 7), ("drop", 8)):
-        reply = admin_client.post(page, {"action": action, "_selected_action": [number]}, follow=True)
+        chosen = {"action": action, "_selected_action": [number], "confirmed": "1", "reason": "seen"}
+        reply = admin_client.post(page, chosen, follow=True)
         assert reply.status_code == 200
     assert not QuarantinedRow.objects.exists()
     assert rows("SELECT outbox_id, key FROM bridge.outbox") == [(7, "x")]

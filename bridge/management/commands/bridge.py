@@ -9,15 +9,20 @@ from django.db import connection as db
 from bridge import setup, topology
 from bridge.fence import has_leader
 from bridge.flush_runner import Flusher
+from bridge.models import DeadLetter, QuarantinedRow
 from bridge.outbox import read_depth
 from bridge.part import run_parts
 from bridge.reconcile import reconcile
+from bridge.redrive import Redriven, redrive_letters, redrive_rows
 from bridge.runner import Relay
 from bridge.session import open_session
 from bridge.state_command import add_state_verb
 from bridge.targets import TARGETS
+from operators.audit import Actor
 from operators.command import Answer, OperatorCommand
 from pg.errors import MisterSmithError
+
+LISTED = 100
 
 
 class Command(OperatorCommand):
@@ -30,6 +35,11 @@ class Command(OperatorCommand):
         compare = self.add_verb("reconcile", run_reconcile, "compare PostgreSQL with KV and repair KV")
         compare.add_argument("--dry-run", action="store_true", help="only report")
         add_state_verb(self)
+        again = self.add_verb("redrive", run_redrive, "send through again what was set apart")
+        again.add_argument("--consumer", help="only dead letters of this consumer (flusher, ...)")
+        again.add_argument("--rows", action="store_true", help="only outbox rows that NATS refused")
+        again.add_argument("--dry-run", action="store_true", help="only list them")
+        again.add_argument("--reason", default="", help="why; kept in the audit")
         self.add_verb("status", show_status, "what waits, who leads, what the server holds")
 
 
@@ -69,6 +79,44 @@ def run_reconcile(dry_run: bool, **options: Any) -> Answer:
     return Answer(items=items, counts=counts, warnings=named, ok=counts["left"] == 0)
 
 
+def run_redrive(consumer: str | None, rows: bool, dry_run: bool, reason: str, **options: Any) -> Answer:
+    """Send all through again; exit 1 when some fail again."""
+    letters = DeadLetter.objects.none() if rows else DeadLetter.objects.order_by("pk")
+    letters = letters.filter(consumer=consumer) if consumer else letters
+    quarantined = QuarantinedRow.objects.none() if consumer else QuarantinedRow.objects.order_by("pk")
+    if dry_run:
+        return Answer(
+            items=[*map(describe_letter, letters[:LISTED]), *map(describe_row, quarantined[:LISTED])]
+        )
+    by = Actor.of_command()
+    ids, row_ids = list(letters.values_list("pk", flat=True)), list(quarantined.values_list("pk", flat=True))
+    applied = redrive_letters(ids, by=by, reason=reason) if ids else Redriven(0, 0)
+    sent = redrive_rows(row_ids, by=by, reason=reason) if row_ids else Redriven(0, 0)
+    left = [describe_letter(letter) for letter in letters[:LISTED]]
+    counts = {"applied": applied.done, "failed_again": applied.left, "back_in_outbox": sent.done}
+    return Answer(items=left, counts=counts, ok=not applied.left)
+
+
+def describe_letter(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": letter.pk,
+        "what": letter.consumer,
+        "subject": letter.subject,
+        "attempts": letter.attempts,
+        "error": letter.error,
+    }
+
+
+def describe_row(row: QuarantinedRow) -> dict[str, Any]:
+    return {
+        "id": row.pk,
+        "what": "outbox row",
+        "subject": f"{row.target} {row.key}",
+        "attempts": row.attempts,
+        "error": row.error,
+    }
+
+
 def show_status(**options: Any) -> Answer:
     """Exit 1 when no relay leads, rows are in quarantine, or the topology has drifted."""
     depth, leads = read_depth(db), has_leader(db)
@@ -79,8 +127,15 @@ def show_status(**options: Any) -> Answer:
         "relay_leading": int(leads),
         "quarantined": depth.quarantined,
         "conflicts": depth.conflicts,
+        "dead_letters": depth.dead_letters,
     }
-    ok = leads and not depth.quarantined and not warnings and not any(item["drift"] for item in items)
+    ok = (
+        leads
+        and not depth.quarantined
+        and not depth.dead_letters
+        and not warnings
+        and not any(item["drift"] for item in items)
+    )
     return Answer(items=items, counts=counts, warnings=warnings, ok=ok)
 
 
