@@ -15,6 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from bridge import topology
 from bridge.changes import Change, Letter, Unreadable, newest, read_change
 from bridge.dead_letters import bury, is_poison
+from bridge.keys import is_fence
 from bridge.session import execute, savepoint, transaction
 from bridge.targets import QUERIES, Identity, Target
 
@@ -27,7 +28,7 @@ UNKNOWN = {
 @dataclass
 class Flushed:
     """What became of a batch. `replaced`: by a later change of their key in the same batch; `stale`: PostgreSQL had
-    them or later ones; `own`: PostgreSQL's own or run out; `waiting` must be delivered again."""
+    them or later ones; `own`: PostgreSQL's own, run out, or no state; `waiting` must be delivered again."""
 
     read: int = 0
     applied: int = 0
@@ -63,7 +64,7 @@ def read_changes(
     for letter in letters:
         try:
             change = read_change(letter, target.bucket)
-            if change is None:
+            if change is None or is_fence(change.key):
                 done.own += 1
             elif target.parse(change.key) is None:
                 raise Unreadable(f"{change.key!r} is no key of {target.bucket}")

@@ -88,6 +88,12 @@ def test_the_same_messages_again_change_nothing(agent, session):
     assert rows("SELECT version, updated_at FROM agents.state") == before
 
 
+def test_the_key_that_fences_is_no_state(agent, session):
+    put(agent, "=epoch", {"epoch": 2})
+    done = flush(session)
+    assert (done.own, done.dead, state(agent)) == (1, 0, {})
+
+
 def test_two_flushers_with_batches_in_the_wrong_order_end_at_the_newer_value(agent, session):
     put(agent, "a", "old")
     put(agent, "a", "new")
