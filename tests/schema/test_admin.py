@@ -76,6 +76,7 @@ def test_every_table_has_a_model():
     )
     assert {row[0] for row in tables} - {name_of(model) for model in MODELS} == {
         "agents.status_transitions",
+        "bridge.tombstones",
         "tasks.starts",
         "tasks.status_transitions",
     }
