@@ -4,11 +4,18 @@ import json
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db import connection
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import path
 from django.utils.html import format_html
 
-from bridge.models import Conflict, ConflictRule, DeadLetter, OutboxRow, QuarantinedRow, Source
+from bridge.fence import has_leader
+from bridge.figures import read_bridges, rows_of
+from bridge.models import Conflict, ConflictRule, DeadLetter, OutboxRow, Process, QuarantinedRow, Source
+from bridge.outbox import read_depth
 from bridge.redrive import drop_letters, drop_rows, redrive_letters, redrive_rows
 from operators.audit import Actor
 from operators.confirm import reasoned_action
@@ -77,6 +84,33 @@ class DeadLetterAdmin(ReadOnlyAdmin, BigTableAdmin):
 @admin.register(Source)
 class SourceAdmin(ReadOnlyAdmin):
     list_display = ["bucket", "kv_epoch", "flushed_sequence", "updated_at"]
+
+
+@admin.register(Process)
+class ProcessAdmin(ReadOnlyAdmin):
+    """The bridges that run; `live/` shows their figures and renews itself."""
+
+    list_display = ["host", "pid", "started_at", "seen_at"]
+    ordering = ["-seen_at"]
+
+    def get_urls(self) -> list[Any]:
+        live = path("live/", self.admin_site.admin_view(self.show_live), name="bridge_live")
+        return [live, *super().get_urls()]
+
+    def show_live(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        rows = list(rows_of(read_bridges(connection)))
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Bridge, live",
+            "opts": self.opts,
+            "depth": read_depth(connection),
+            "leads": has_leader(connection),
+            "rows": rows,
+            "heads": ["bridge", "part", "pending", "p50 ms", "p95 ms", "p99 ms", "did"],
+        }
+        return TemplateResponse(request, "bridge/live.html", context)
 
 
 @admin.register(ConflictRule)

@@ -6,8 +6,33 @@ class BridgeConfig(AppConfig):
 
     def ready(self) -> None:
         from bridge import cache_checks as cache_checks  # registers itself
-        from bridge import checks, fastpath, messages
+        from bridge import checks, fastpath, messages, metrics
+        from monitoring.defaults import declare_alarm
+        from operators.schedules import declare_schedule
 
         checks.register()
+        metrics.register()
         fastpath.connect_signals()
         messages.connect_signals()
+        declare_schedule(
+            "bridge: purge tombstones",
+            "bridge.purge_tombstones",
+            crontab="17 3 * * *",
+            description="Forgets the positions of keys that were deleted before anything that a FLUSH stream holds.",
+        )
+        declare_alarm(
+            "flush is late",
+            "mistersmith_flush_lag_seconds",
+            warning=1,
+            critical=5,
+            hold_seconds=30,
+            description="What agents write reaches PostgreSQL late (p95).",
+            hint="manage.py bridge status: what is pending, does PostgreSQL answer?",
+        )
+        declare_alarm(
+            "messages that could not be applied",
+            "mistersmith_bridge_dead_letters_rows",
+            warning=0,
+            description="Dead letters: what agents sent and PostgreSQL will not take.",
+            hint="admin, Bridge, dead letters; manage.py bridge redrive",
+        )

@@ -6,8 +6,9 @@ from django.db import connection as db
 
 from bridge import setup
 from bridge.fence import has_leader
+from bridge.figures import read_bridges, worst_lag_ms
 from bridge.outbox import read_depth
-from monitoring.registry import Finding, register_check, register_metric
+from monitoring.registry import Finding, register_check
 from pg.errors import MisterSmithError
 
 LOOK_SECONDS = 5  # doctor must not wait for a server that is down
@@ -62,28 +63,31 @@ def check_dead_letters() -> Iterator[Finding]:
     yield Finding(number == 0, f"{number} messages that could not be applied", hint if number else "")
 
 
+def check_flusher() -> Iterator[Finding]:
+    lag = worst_lag_ms(read_bridges(db), "flusher")
+    is_late = lag is not None and lag > OLDEST_SECONDS * 1000
+    detail = (
+        "nothing was flushed lately"
+        if lag is None
+        else f"agents' writes are in PostgreSQL after {lag:.0f} ms (p95)"
+    )
+    yield Finding(
+        not is_late,
+        detail,
+        "see Bridge, processes in the admin; run another manage.py bridge run" if is_late else "",
+    )
+
+
 CHECKS: dict[str, Callable[[], Iterable[Finding]]] = {
     "bridge.topology": check_topology,
     "bridge.outbox": check_outbox,
     "bridge.relay": check_relay,
     "bridge.quarantine": check_quarantine,
     "bridge.dead_letters": check_dead_letters,
+    "bridge.flusher": check_flusher,
 }
 
 
 def register() -> None:
     for name, look in CHECKS.items():
         register_check(name, look)
-    register_metric(
-        "mistersmith_outbox_rows", "Rows that wait for the relay", lambda: [({}, read_depth(db).rows)]
-    )
-    register_metric(
-        "mistersmith_outbox_oldest_seconds",
-        "Age of the oldest row that waits",
-        lambda: [({}, read_depth(db).oldest_seconds)],
-    )
-    register_metric(
-        "mistersmith_outbox_quarantined_rows",
-        "Rows that NATS refuses for good",
-        lambda: [({}, read_depth(db).quarantined)],
-    )

@@ -51,6 +51,7 @@ class Link:
     def __init__(self, url: str) -> None:
         self.servers = [part.strip() for part in url.split(",") if part.strip()]
         self.last_error = "not connected yet"
+        self.reconnects = 0
         self._closing = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
@@ -143,6 +144,7 @@ class Link:
             log.warning("NATS at %s: connection lost, looking for it", self.where())
 
     async def _note_return(self) -> None:
+        self.reconnects += 1
         self.last_error = ""
         log.warning("NATS at %s: connected again", self.where())
 

@@ -44,7 +44,7 @@ class Flusher(Part):
         self.lags = Lags()
         self.totals = Flushed()
         self.pending = 0  # messages on the server that nobody has yet
-        self.open = 0  # delivered, not acknowledged
+        self.unsettled = 0  # delivered, not acknowledged
         self._puller: Puller | None = None
         self._next_look = 0.0
 
@@ -134,10 +134,10 @@ class Flusher(Part):
         """See how far the consumer is, and whether the bucket is still the one that was flushed."""
         self._next_look = time.monotonic() + LOOK_SECONDS
         created, info, epoch = connection.call(self._look, CALL_SECONDS)
-        self.pending, self.open = info.num_pending or 0, info.num_ack_pending or 0
+        self.pending, self.unsettled = info.num_pending or 0, info.num_ack_pending or 0
         if created != epoch:
             note_epochs(db, {self.flush.source: created})
-            if not self.pending and not self.open:
+            if not self.pending and not self.unsettled:
                 self.is_prepared = False
         elif info.ack_floor and info.ack_floor.stream_seq:
             note_flushed(db, self.target.bucket, epoch, info.ack_floor.stream_seq)
@@ -154,7 +154,7 @@ class Flusher(Part):
         return {
             **{name: getattr(self.totals, name) for name in ("read", "applied", "stale", "fenced", "dead")},
             "pending": self.pending,
-            "open": self.open,
+            "unsettled": self.unsettled,
             "lag_ms": self.lags.quantiles(),
         }
 

@@ -168,3 +168,21 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return f"{self.subject} ({self.stream} {self.stream_sequence})"
+
+
+class Process(models.Model):
+    """A bridge that runs, or ran within the last day. `figures`: what its parts measured, see bridge/figures.py."""
+
+    process_id = models.UUIDField(primary_key=True)
+    host = models.TextField()
+    pid = models.IntegerField()
+    started_at = models.DateTimeField(db_default=Now())
+    seen_at = models.DateTimeField(db_default=Now())
+    figures = models.JSONField(default=dict)
+
+    class Meta:
+        db_table = '"bridge"."processes"'
+        verbose_name_plural = "processes"
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"

@@ -33,6 +33,7 @@ class Row:
     base_revision: int | None
     payload: str | None
     strategy: str | None = None
+    age_seconds: float = 0.0  # when it was read
 
     @property
     def is_event(self) -> bool:
@@ -53,7 +54,8 @@ def read_rows(db: BaseDatabaseWrapper, limit: int) -> list[Row]:
     """Return the oldest rows that no quarantined row of their key holds back."""
     with db.cursor() as cursor:
         cursor.execute(
-            "SELECT outbox_id, target, key, op::text, base_revision, payload::text, strategy FROM bridge.outbox o"
+            "SELECT outbox_id, target, key, op::text, base_revision, payload::text, strategy,"
+            " extract(epoch FROM clock_timestamp() - created_at)::float8 FROM bridge.outbox o"
             f" WHERE {NOT_HELD} ORDER BY outbox_id LIMIT %s",
             [limit],
         )

@@ -4,9 +4,10 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge.outage import Outage
@@ -59,13 +60,18 @@ class Part:
         """Work until stopped. Outages are logged once and waited for."""
         while not self.is_stopping:
             try:
-                application = (f"SET application_name = 'mistersmith {self.name}'",)
-                with open_session((*application, *self.settings)) as db:
+                with self.open() as db:
                     self.work(db)
             except (OperationalError, InterfaceError) as error:
                 self.outage.note(f"PostgreSQL: {error}".strip())
                 self.is_prepared = False
                 time.sleep(RETRY_SECONDS)
+            finally:
+                connections.close_all()  # of this thread: the rooms' functions use them
+
+    def open(self) -> AbstractContextManager[BaseDatabaseWrapper]:
+        """Give the session that `turn` gets."""
+        return open_session((f"SET application_name = 'mistersmith {self.name}'", *self.settings))
 
     def work(self, db: BaseDatabaseWrapper) -> None:
         while not self.is_stopping:

@@ -15,6 +15,9 @@ from bridge import outbox, topology
 from bridge.changes import Letter
 from bridge.flusher import flush_batch
 from bridge.models import DeadLetter, QuarantinedRow
+from bridge.progress import ProgressReader
+from bridge.reader import apply_again
+from bridge.received import MessageReader
 from bridge.session import open_session
 from bridge.targets import TARGETS
 from operators.audit import Actor, record
@@ -91,4 +94,8 @@ def flush_again(db: BaseDatabaseWrapper, stream: str, letter: Letter) -> bool:
     return not done.dead and not done.waiting
 
 
-HANDLERS: dict[str, Handler] = {topology.FLUSHER: flush_again}
+HANDLERS: dict[str, Handler] = {
+    topology.FLUSHER: flush_again,
+    topology.MESSAGES: lambda db, stream, letter: apply_again(MessageReader, letter),
+    topology.PROGRESS: lambda db, stream, letter: apply_again(ProgressReader, letter),
+}

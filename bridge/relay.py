@@ -6,6 +6,7 @@ can put an old value over a newer one. After any doubt the row is left alone and
 reads both again.
 """
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,9 @@ class Batch:
     is_stream_missing: bool = False
     trouble: str = ""
     done_ids: list[int] = field(default_factory=list)
+    waited_seconds: list[float] = field(
+        default_factory=list
+    )  # of the rows that are done, since they were written
 
     @property
     def is_stuck(self) -> bool:
@@ -98,11 +102,13 @@ def relay_batch(db: BaseDatabaseWrapper, memory: Memory, limit: int = BATCH_ROWS
 def deliver(db: BaseDatabaseWrapper, memory: Memory, rows: Sequence[Row]) -> Batch:
     """Publish in rounds, one row per slot in each. A bucket's key has one row to publish, an event's subject may have
     more; a slot whose row was not settled waits for the next batch."""
-    batch = Batch(read=len(rows))
+    batch, started = Batch(read=len(rows)), time.monotonic()
     lanes = make_lanes(rows, batch)
     while lanes:
         settled = deliver_round(db, memory, [lane.popleft() for lane in lanes.values()], batch)
         lanes = {slot: lane for slot, lane in lanes.items() if lane and slot in settled}
+    done, took = set(batch.done_ids), time.monotonic() - started
+    batch.waited_seconds = [row.age_seconds + took for row in rows if row.outbox_id in done]
     delete_rows(db, batch.done_ids)
     memory.trim()
     return batch

@@ -6,7 +6,9 @@ PostgreSQL and NATS may both go away at any moment: each outage is logged once, 
 import logging
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -17,6 +19,7 @@ from bridge import connection, setup
 from bridge.connection import Client
 from bridge.delivery import WAKE_SUBJECT
 from bridge.fence import try_lead
+from bridge.lags import Lags
 from bridge.outage import Outage
 from bridge.part import SESSION_SETTINGS
 from bridge.relay import BATCH_ROWS, Batch, Memory, relay_batch
@@ -49,6 +52,8 @@ class Relay:
         self.memory = Memory()
         self.name = "relay"
         self.outage = Outage("relay")
+        self.lags = Lags()
+        self.totals: Counter[str] = Counter()
         self._stopping = False
         self._woken = threading.Event()
         self._is_prepared = False
@@ -122,8 +127,14 @@ class Relay:
             self.outage.end()
         if batch.is_stream_missing:
             self._is_prepared = False
+        self.lags.add(batch.waited_seconds)
+        for name in ("published", "known", "replaced", "conflicts", "quarantined"):
+            self.totals[name] += getattr(batch, name)
         if batch.quarantined or batch.conflicts:
             log.warning("relay: %d rows quarantined, %d conflicts", batch.quarantined, batch.conflicts)
+
+    def figures(self) -> dict[str, Any]:
+        return {"leads": self.is_leading, **self.totals, "lag_ms": self.lags.quantiles()}
 
     def wait(self, batch: Batch, started: float) -> None:
         """Go on at once while there are rows (but keep the gap); else wait for a wake-up or the next poll."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from bridge import topology
 from bridge.session import execute
 from bridge.targets import TARGETS
 
@@ -41,3 +42,20 @@ def read_buried(db: BaseDatabaseWrapper, bucket: str, keys: Sequence[str]) -> di
         [bucket, list(keys)],
     )
     return dict(found)
+
+
+PURGE_MARGIN_SECONDS = 3_600
+PURGE = """
+DELETE FROM bridge.tombstones t USING (
+  SELECT bucket, key FROM bridge.tombstones WHERE deleted_at < now() - make_interval(secs => %s)
+  ORDER BY deleted_at LIMIT %s FOR UPDATE SKIP LOCKED) old
+WHERE t.bucket = old.bucket AND t.key = old.key
+"""
+
+
+def purge_tombstones(db: BaseDatabaseWrapper, limit: int = 10_000) -> int:
+    """Delete up to `limit` tombstones that are older than everything a FLUSH stream holds; return how many."""
+    kept_seconds = max(flush.max_age_seconds for flush in topology.flushes().values())
+    with db.cursor() as cursor:
+        cursor.execute(PURGE, [kept_seconds + PURGE_MARGIN_SECONDS, limit])
+        return int(cursor.rowcount)

@@ -68,6 +68,7 @@ ROOMS: list[tuple[str, list[Entry]]] = [
             ("Conflicts", "call_split", "bridge.conflict"),
             ("Conflict rules", "gavel", "bridge.conflictrule"),
             ("Flushed buckets", "water_drop", "bridge.source"),
+            ("Processes", "memory", "bridge.process"),
         ],
     ),
     (

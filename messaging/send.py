@@ -80,6 +80,7 @@ def send(
     priority: int = 0,
     expires_at: datetime | None = None,
     is_persistent: bool = True,
+    message_id: UUID | None = None,
 ) -> Sent:
     """Send a message along exactly one of `to_agent`, `broadcast_to_type`, `channel`. One round trip.
 
@@ -89,12 +90,14 @@ def send(
     is taken first. `expires_at` (aware, within OPEN_DAYS; None: OPEN_DAYS from now): who has not taken it by then does
     not get it. `is_persistent=False`: not written, only handed to those who listen at this moment, best effort.
 
-    Raises MessageRefused, UnknownAgent, UnknownChannel; then nothing is written. Sending twice sends two messages.
+    Raises MessageRefused, UnknownAgent, UnknownChannel; then nothing is written. Sending twice sends two messages, but
+    for one that the bridge received: it names its `message_id` (None: a new one), and an id is logged once.
     """
     route = Route(to_agent=to_agent, broadcast_to_type=broadcast_to_type, channel=channel)
     check_route(route)
     check_fields(message_type, subject, reply_to, priority, expires_at)
     values = {
+        "message_id": message_id,
         "from_agent": from_agent,
         **asdict(route),
         "message_type": str(message_type),

@@ -27,6 +27,19 @@ class Migration(migrations.Migration):
         ),
         RunSQLFile("bridge", "0002_tombstones"),
         CreateTable(
+            name="Process",
+            sql="bridge/0002_processes",
+            fields=[
+                ("process_id", models.UUIDField(primary_key=True, serialize=False)),
+                ("host", models.TextField()),
+                ("pid", models.IntegerField()),
+                ("started_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("seen_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("figures", models.JSONField(default=dict)),
+            ],
+            options={"verbose_name_plural": "processes", "db_table": '"bridge"."processes"'},
+        ),
+        CreateTable(
             name="DeadLetter",
             sql="bridge/0002_dead_letters",
             fields=[

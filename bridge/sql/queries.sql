@@ -159,3 +159,16 @@ UPDATE sessions.active s SET kv_epoch = c.kv_epoch, kv_revision = g.revision
 FROM bridge.sources c, unnest(%(session_ids)s::uuid[], %(revisions)s::bigint[]) AS g (session_id, revision)
 WHERE c.bucket = 'SESSION_DATA' AND s.session_id = g.session_id
   AND (s.kv_epoch, s.kv_revision) < (c.kv_epoch, g.revision)
+
+-- name: note_progress
+-- Progress that an agent told, unless later progress is there; `sequence` is its place in the stream.
+WITH task AS (
+  SELECT i.task_type FROM tasks.identity i WHERE i.task_id = %(task_id)s
+), noted AS (
+  UPDATE tasks.queue q SET progress = %(progress)s::jsonb
+  FROM task t WHERE q.task_id = %(task_id)s AND q.task_type = t.task_type
+    AND q.worker = %(agent_id)s AND q.status = 'running'
+    AND COALESCE((q.progress ->> 'sequence')::bigint, 0) < %(sequence)s
+  RETURNING 1
+)
+SELECT EXISTS (SELECT FROM task) AS is_known, EXISTS (SELECT FROM noted) AS is_noted

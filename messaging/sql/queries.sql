@@ -6,7 +6,7 @@
 -- name: send
 -- The message, and a delivery for each recipient as they are now. Nothing where a part of the route is not there.
 WITH given AS MATERIALIZED (
-  SELECT partitions.uuid7() AS message_id, %(from_agent)s::uuid AS from_agent_id, %(to_agent)s::uuid AS to_agent_id,
+  SELECT COALESCE(%(message_id)s::uuid, partitions.uuid7()) AS message_id, %(from_agent)s::uuid AS from_agent_id, %(to_agent)s::uuid AS to_agent_id,
          %(broadcast_to_type)s::text AS broadcast_to_type, %(channel)s::text AS channel_name,
          %(message_type)s::message_type AS message_type, %(subject)s::text AS subject, %(payload)s::jsonb AS payload,
          %(headers)s::jsonb AS headers, %(correlation_id)s::uuid AS correlation_id, %(reply_to)s::text AS reply_to,
@@ -46,12 +46,13 @@ WITH given AS MATERIALIZED (
          COALESCE(correlation_id, CASE WHEN message_type = 'query' THEN message_id END), reply_to, sent_at, priority,
          expires_at
   FROM routed
+  ON CONFLICT (message_id) DO NOTHING  -- a message that came from JetStream may come twice
   RETURNING message_id, correlation_id
 ), delivered AS (
   INSERT INTO messages.deliveries (message_id, agent_id, queue_id, priority, next_at, expires_at)
   SELECT t.message_id, r.agent_id, r.queue_id, t.priority, statement_timestamp(),
          COALESCE(t.expires_at, t.sent_at + t.open_for)
-  FROM routed t CROSS JOIN recipients r
+  FROM routed t JOIN logged l ON l.message_id = t.message_id CROSS JOIN recipients r
   RETURNING 1
 )
 SELECT l.message_id::uuid, l.correlation_id, (SELECT count(*) FROM delivered) AS recipients FROM logged l

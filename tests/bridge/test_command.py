@@ -10,10 +10,13 @@ from django.core.management import CommandError, call_command
 from django.db import connection as db
 
 from agents.models import Agent, AgentState
-from bridge import checks, connection, fence, topology
+from bridge import checks, connection, fence, metrics, topology
 from bridge.fence import LEADER
+from bridge.figures import Reporter
+from bridge.flush_runner import Flusher
 from bridge.models import QuarantinedRow
-from bridge.session import open_session
+from bridge.runner import Relay
+from bridge.session import execute, open_session
 from tests.bridge.conftest import delete, empty_outbox, outbox, rows, value, wait_until
 
 pytestmark = pytest.mark.usefixtures("committed", "jetstream")
@@ -100,6 +103,37 @@ def test_status_tells_what_waits_and_who_leads(agent):
     assert items["bucket", "AGENT_CONFIG"]["messages"] == 1
     assert items["stream", "AGENT_STATE"]["bytes"] > 0
     assert all(item["drift"] == "" for item in answer["items"])
+
+
+def test_what_the_parts_measured_is_shown_and_renewed(agent, admin_client):
+    parts = [Relay(), Flusher("AGENT_STATE")]
+    parts[0].lags.add([0.001, 0.002])
+    parts[1].pending = 7
+    reporter = Reporter(parts)
+    with open_session() as session:
+        reporter.is_stopping = True  # one turn, without the pause
+        reporter.turn(session)
+        reporter.turn(session)
+        shown = [item for item in run("status")[1]["items"] if item["kind"] == "part"]
+        page = admin_client.get("/admin/bridge/process/live/").content.decode()
+        samples = {name: list(read()) for name, (_, read) in metrics.METRICS.items()}
+        rows("DELETE FROM bridge.processes")
+        execute(session, "DELETE FROM bridge.processes")
+    assert [item["name"].split(" ", 1)[1] for item in shown] == ["relay", "flusher AGENT_STATE", "nats"]
+    assert "p99_ms=2.0" in shown[0]["did"]
+    assert shown[1]["messages"] == 7
+    assert "flusher AGENT_STATE" in page
+    assert 'http-equiv="refresh"' in page
+    assert {labels["quantile"]: value for labels, value in samples["mistersmith_bridge_lag_seconds"]} == {
+        "p50": 0.001, "p95": 0.002, "p99": 0.002
+    }  # fmt: skip
+    assert [value for _, value in samples["mistersmith_bridge_pending_messages"]] == [7]
+    assert len(samples["mistersmith_bridge_reconnects_count"]) == 1
+
+
+def test_without_a_bridge_the_live_page_says_so(admin_client, client):
+    assert "No bridge runs" in admin_client.get("/admin/bridge/process/live/").content.decode()
+    assert client.get("/admin/bridge/process/live/").status_code == 302
 
 
 def test_run_relays_until_it_is_terminated(agent):

@@ -40,7 +40,7 @@ def test_what_agents_write_is_in_postgresql_within_moments(jetstream, agent):
         for number in range(200):
             put("AGENT_STATE", f"{agent.pk}.k{number % 20}", number)
         wait_until(lambda: state(agent) == {f"k{n}": 180 + n for n in range(20)})
-        wait_until(lambda: flusher.pending == flusher.open == 0 and flusher.totals.read >= 200)
+        wait_until(lambda: flusher.pending == flusher.unsettled == 0 and flusher.totals.read >= 200)
         wait_until(lambda: Source.objects.get(bucket="AGENT_STATE").flushed_sequence >= 200)
     assert flusher.figures()["lag_ms"]["p50"] > 0
 
@@ -71,7 +71,7 @@ def test_a_backup_holds_the_flusher_and_no_agent(jetstream, agent):
         execute(backup, f"SELECT pg_advisory_lock({FENCE})")
         with running(Flusher("AGENT_STATE")) as flusher:
             put("AGENT_STATE", f"{agent.pk}.a", 1)
-            wait_until(lambda: flusher.open or flusher.pending)
+            wait_until(lambda: flusher.unsettled or flusher.pending)
             assert state(agent) == {}
             execute(backup, f"SELECT pg_advisory_unlock({FENCE})")
             wait_until(lambda: state(agent) == {"a": 1})

@@ -12,6 +12,7 @@ from django.db import OperationalError
 from agents.models import Agent, AgentState
 from bridge import connection, setup
 from bridge.flusher import flush_batch
+from bridge.jobs import purge_tombstones_job
 from bridge.models import Conflict, DeadLetter
 from bridge.relay import Memory, relay_batch
 from bridge.session import execute, open_session
@@ -399,3 +400,13 @@ def test_the_link_is_closed_without_a_trace():
 
 async def subscriptions(client):
     return list(client.nc._subs)
+
+
+def test_tombstones_are_purged_when_no_write_can_be_older(session):
+    rows(
+        "INSERT INTO bridge.tombstones (bucket, key, kv_epoch, kv_revision, deleted_at) VALUES"
+        " ('AGENT_STATE', 'old', 1, 1, now() - interval '7 days 2 hours'),"
+        " ('AGENT_STATE', 'young', 1, 1, now() - interval '7 days')"
+    )
+    assert purge_tombstones_job() == 1
+    assert rows("SELECT key FROM bridge.tombstones") == [("young",)]

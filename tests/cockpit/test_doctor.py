@@ -123,6 +123,12 @@ BREAKS = [
     ("bridge.outbox", "1 rows wait", sql(
         f"INSERT INTO bridge.outbox (target, key, op, created_at) VALUES ({OUTBOX})")),
     ("bridge.relay", "no relay runs", nothing),
+    ("bridge.dead_letters", "1 messages that could not be applied", sql(
+        "INSERT INTO bridge.dead_letters (consumer, stream, stream_epoch, stream_sequence, subject, payload, stored_at,"
+        " error) VALUES ('flusher', 's', 1, 1, 'a.b', '', now(), 'bad')")),
+    ("bridge.flusher", "after 6000 ms", sql(
+        "INSERT INTO bridge.processes (process_id, host, pid, figures)"
+        " VALUES (gen_random_uuid(), 'h', 1, '{\"flusher AGENT_STATE\": {\"lag_ms\": {\"p95\": 6000}}}')")),
     ("bridge.quarantine", "1 rows that NATS refuses", sql(
         "INSERT INTO bridge.quarantine (outbox_id, target, key, op, created_at, error, attempts)"
         f" VALUES (1, {OUTBOX}, 'too large', 1)")),

@@ -1,22 +1,31 @@
 """`manage.py bridge`: keep JetStream in step with PostgreSQL."""
 
+import json
 import signal
+import sys
 import threading
 from typing import Any
 
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection as db
 
 from bridge import setup, topology
+from bridge.exhausted import ExhaustedReader
 from bridge.fence import has_leader
+from bridge.figures import Reporter, read_bridges, rows_of
 from bridge.flush_runner import Flusher
+from bridge.heartbeats import Heartbeats
 from bridge.models import DeadLetter, QuarantinedRow
 from bridge.outbox import read_depth
 from bridge.part import run_parts
+from bridge.progress import ProgressReader
+from bridge.received import MessageReader
 from bridge.reconcile import reconcile
 from bridge.redrive import Redriven, redrive_letters, redrive_rows
 from bridge.runner import Relay
 from bridge.session import open_session
 from bridge.state_command import add_state_verb
+from bridge.tail import describe, watch
 from bridge.targets import TARGETS
 from operators.audit import Actor
 from operators.command import Answer, OperatorCommand
@@ -40,15 +49,45 @@ class Command(OperatorCommand):
         again.add_argument("--rows", action="store_true", help="only outbox rows that NATS refused")
         again.add_argument("--dry-run", action="store_true", help="only list them")
         again.add_argument("--reason", default="", help="why; kept in the audit")
+        live = self.add_verb("tail", run_tail, "show a stream's events as they come (consumer `monitoring`)")
+        live.add_argument(
+            "--stream", default="AGENT_STATE", choices=[stream.name for stream in topology.STREAMS]
+        )
+        live.add_argument("--subject", help="only these, for instance agents.lifecycle.>")
+        live.add_argument("--limit", type=int, help="end after so many")
         self.add_verb("status", show_status, "what waits, who leads, what the server holds")
 
 
 def run(**options: Any) -> Answer:
-    """Relay and flush until SIGTERM or SIGINT; batches in hand are finished."""
+    """Relay, flush and read until SIGTERM or SIGINT; batches in hand are finished."""
     is_stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: is_stopping.set())
-    return Answer(ok=run_parts([Relay(), *(Flusher(bucket) for bucket in TARGETS)], is_stopping))
+    parts = [
+        Relay(),
+        *(Flusher(bucket) for bucket in TARGETS),
+        Heartbeats(),
+        MessageReader(),
+        ProgressReader(),
+        ExhaustedReader(),
+    ]
+    return Answer(ok=run_parts([*parts, Reporter(parts)], is_stopping))
+
+
+def run_tail(stream: str, subject: str | None, limit: int | None, **options: Any) -> Answer:
+    """Print one event a line, as JSON, until interrupted or `limit` were shown."""
+    shown = 0
+    try:
+        for letter in watch(stream, subject):
+            if letter is not None:
+                sys.stdout.write(json.dumps(describe(letter), cls=DjangoJSONEncoder) + "\n")
+                sys.stdout.flush()
+                shown += 1
+            if limit is not None and shown >= limit:
+                break
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+    return Answer()
 
 
 def run_setup(dry_run: bool, **options: Any) -> Answer:
@@ -121,6 +160,7 @@ def show_status(**options: Any) -> Answer:
     """Exit 1 when no relay leads, rows are in quarantine, or the topology has drifted."""
     depth, leads = read_depth(db), has_leader(db)
     items, warnings = describe_server()
+    items += [{**dict.fromkeys(SERVER_HEADS, ""), **describe_part(row)} for row in rows_of(read_bridges(db))]
     counts = {
         "outbox_rows": depth.rows,
         "outbox_oldest_seconds": round(depth.oldest_seconds),
@@ -139,6 +179,20 @@ def show_status(**options: Any) -> Answer:
     return Answer(items=items, counts=counts, warnings=warnings, ok=ok)
 
 
+SERVER_HEADS = ("name", "kind", "messages", "bytes", "drift")
+
+
+def describe_part(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a part's figures under the heads of the server's table."""
+    lags = " ".join(f"{name}={row[name]}" for name in ("p50_ms", "p95_ms", "p99_ms") if row[name] != "")
+    return {
+        "name": f"{row['bridge']} {row['part']}",
+        "kind": "part",
+        "messages": row["pending"],
+        "did": f"{lags} {row['did']}",
+    }
+
+
 def describe_server() -> tuple[list[dict[str, Any]], list[str]]:
     """Return what the server holds per bucket and stream, and what keeps us from knowing."""
     try:
@@ -152,6 +206,7 @@ def describe_server() -> tuple[list[dict[str, Any]], list[str]]:
             "kind": "bucket" if isinstance(item, topology.Bucket) else "stream",
             **found.states.get(item.stream, {"messages": 0, "bytes": 0}),
             "drift": drift.get(item.stream, ""),
+            "did": "",
         }
         for item in topology.declared()
     ]
