@@ -117,7 +117,6 @@ def test_what_the_parts_measured_is_shown_and_renewed(agent, admin_client):
         shown = [item for item in run("status")[1]["items"] if item["kind"] == "part"]
         page = admin_client.get("/admin/bridge/process/live/").content.decode()
         samples = {name: list(read()) for name, (_, read) in metrics.METRICS.items()}
-        rows("DELETE FROM bridge.processes")
         execute(session, "DELETE FROM bridge.processes")
     assert [item["name"].split(" ", 1)[1] for item in shown] == ["relay", "flusher AGENT_STATE", "nats"]
     assert "p99_ms=2.0" in shown[0]["did"]
