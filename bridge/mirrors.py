@@ -58,7 +58,7 @@ class Expected:
 
 
 def seen_revision(bucket: str) -> str:
-    """Return what a row of this bucket had seen of it, as its trigger says it (bridge/sql/0002_shared.sql)."""
+    """Return what a row of this bucket had seen of it, as its trigger says it (bridge/sql/0003_shared.sql)."""
     return (
         f"CASE WHEN kv_epoch = (SELECT s.kv_epoch FROM bridge.sources s WHERE s.bucket = '{bucket}')"
         " THEN kv_revision ELSE 0 END"

@@ -12,11 +12,11 @@ SETTLED = [*STRATEGIES, ("fenced", "The agent's epoch was over")]
 
 
 class Migration(migrations.Migration):
-    dependencies = [("bridge", "0001_initial"), ("agent_sessions", "0001_initial")]
+    dependencies = [("bridge", "0002_task_capture"), ("agent_sessions", "0001_initial")]
     operations = [
         CreateTable(
             name="Source",
-            sql="bridge/0002_sources",
+            sql="bridge/0003_sources",
             fields=[
                 ("bucket", models.TextField(primary_key=True, serialize=False)),
                 ("kv_epoch", models.BigIntegerField(db_default=0)),
@@ -25,10 +25,10 @@ class Migration(migrations.Migration):
             ],
             options={"db_table": '"bridge"."sources"'},
         ),
-        RunSQLFile("bridge", "0002_tombstones"),
+        RunSQLFile("bridge", "0003_tombstones"),
         CreateTable(
             name="Process",
-            sql="bridge/0002_processes",
+            sql="bridge/0003_processes",
             fields=[
                 ("process_id", models.UUIDField(primary_key=True, serialize=False)),
                 ("host", models.TextField()),
@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
         ),
         CreateTable(
             name="DeadLetter",
-            sql="bridge/0002_dead_letters",
+            sql="bridge/0003_dead_letters",
             fields=[
                 ("dead_letter_id", models.BigAutoField(primary_key=True, serialize=False)),
                 ("consumer", models.TextField()),
@@ -64,7 +64,7 @@ class Migration(migrations.Migration):
         ),
         CreateTable(
             name="ConflictRule",
-            sql="bridge/0002_conflict_rules",
+            sql="bridge/0003_conflict_rules",
             fields=[
                 ("conflict_rule_id", models.BigAutoField(primary_key=True, serialize=False)),
                 (
@@ -94,7 +94,7 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.SeparateDatabaseAndState(
-            [RunSQLFile("bridge", "0002_conflicts")],
+            [RunSQLFile("bridge", "0003_conflicts")],
             [
                 migrations.AddField(
                     "OutboxRow", "strategy", models.TextField(choices=STRATEGIES, null=True)
@@ -114,5 +114,5 @@ class Migration(migrations.Migration):
                 ),
             ],
         ),
-        RunSQLFile("bridge", "0002_shared"),
+        RunSQLFile("bridge", "0003_shared"),
     ]
