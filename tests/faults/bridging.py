@@ -1,0 +1,281 @@
+"""A bridge at work between stores of a test's own, writers on both sides, and the counts of what came of it."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid5
+
+import psycopg
+
+from bridge.connection import Client, Link
+from pg.errors import Unreachable
+from tests.bridge.conftest import wait_until
+from tests.faults.ledger import Faults
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 90
+SPACE = UUID("00000000-0000-7000-8000-000000000b1d")
+BACKENDS = "application_name LIKE 'mistersmith relay' OR application_name LIKE 'mistersmith flusher%'"
+
+
+class Bridging:
+    """`agents` agents; each has keys that only PostgreSQL writes, that only agents write, and that both do. A value is
+    a number that its writer counts up."""
+
+    def __init__(self, dsn: str, nats_url: str, folder: Path, agents: int = 20) -> None:
+        self.dsn, self.folder = dsn, folder
+        self.environ = {**os.environ, "DATABASE_URL": dsn, "NATS_URL": nats_url}
+        self.agents = [uuid5(SPACE, str(number)) for number in range(agents)]
+        self.link = Link(nats_url)
+        self.bridges: list[subprocess.Popen[bytes]] = []
+        self.retired: list[subprocess.Popen[bytes]] = []
+        self.by_postgres: dict[tuple[UUID, str], int] = {}  # acknowledged by commit
+        self.by_agents: dict[tuple[UUID, str], int] = {}  # acknowledged by JetStream
+        self.base = 0
+
+    # -- processes --------------------------------------------------------------------------------------------
+    def prepare(self) -> None:
+        self.ask(
+            "INSERT INTO agents.registry (agent_id, agent_type, agent_name)"
+            " SELECT a, 'worker', 'w' FROM unnest(%s::uuid[]) a ON CONFLICT DO NOTHING",
+            self.agents,
+        )
+
+    def start_bridge(self) -> subprocess.Popen[bytes]:
+        with (self.folder / f"bridge{len(self.bridges) + len(self.retired)}.log").open("ab") as log:
+            command = [sys.executable, "manage.py", "bridge", "run"]
+            process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=log, stderr=log)
+        self.bridges.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in [*self.bridges, *self.retired]:
+            process.kill()
+            process.wait()
+        self.link.close()
+
+    # -- stores -----------------------------------------------------------------------------------------------
+    def ask(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.dsn, autocommit=True, connect_timeout=5) as connection:
+            answer = connection.execute(query, parameters or None)
+            return answer.fetchall() if answer.description else []
+
+    def state(self) -> dict[tuple[UUID, str], int]:
+        found = self.ask("SELECT agent_id, state_key, state_value::text FROM agents.state")
+        return {(agent, key): json.loads(value) for agent, key, value in found}
+
+    def kv(self) -> dict[tuple[UUID, str], int]:
+        """What the bucket holds of our agents."""
+        known = set(self.agents)
+        return {key: number for key, number in self.link.call(read_bucket, 60).items() if key[0] in known}
+
+    def outbox_rows(self) -> int:
+        with suppress(psycopg.OperationalError):
+            return int(self.ask("SELECT count(*) FROM bridge.outbox")[0][0])
+        return 1
+
+    def leads(self) -> bool:
+        with suppress(psycopg.OperationalError):
+            return bool(
+                self.ask(
+                    "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+                    " WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()"
+                    " AND a.application_name = 'mistersmith relay')"
+                )[0][0]
+            )
+        return False
+
+    # -- writers ----------------------------------------------------------------------------------------------
+    @contextmanager
+    def writers(self, pause_seconds: float = 0.002) -> Iterator[None]:
+        """Operators and agents write until the block ends; whatever fails is simply tried anew with the next number."""
+        is_over = threading.Event()
+        self.base += 1_000_000
+        loops = (
+            self.write_rows,
+            self.write_keys,
+            self.write_both_rows,
+            self.write_both_keys,
+            self.write_events,
+        )
+        threads = [threading.Thread(target=self._loop, args=(loop, is_over, pause_seconds)) for loop in loops]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            for thread in threads:
+                thread.join(60)
+
+    def _loop(
+        self, write: Callable[[Any, int], None], is_over: threading.Event, pause_seconds: float
+    ) -> None:
+        number, session = self.base, None  # a later block counts on, never down
+        while not is_over.is_set():
+            number += 1
+            try:
+                if session is None or session.closed:
+                    session = psycopg.connect(self.dsn, autocommit=True, connect_timeout=5)
+                write(session, number)
+            except (psycopg.Error, Unreachable, OSError):
+                if session is not None:
+                    session.close()
+                session = None
+                time.sleep(0.05)
+            time.sleep(pause_seconds)
+        if session is not None:
+            session.close()
+
+    def write_rows(self, session: Any, number: int) -> None:
+        agent = self.agents[number % len(self.agents)]
+        upsert(session, agent, "pg", number)
+        self.by_postgres[agent, "pg"] = number
+
+    def write_keys(self, session: Any, number: int) -> None:
+        agent = self.agents[number % len(self.agents)]
+        self.put(agent, "kv", number)
+        self.by_agents[agent, "kv"] = number
+
+    def write_both_rows(self, session: Any, number: int) -> None:
+        upsert(session, self.agents[number % 3], "both", number)
+
+    def write_both_keys(self, session: Any, number: int) -> None:
+        self.put(self.agents[number % 3], "both", -number)
+
+    def write_events(self, session: Any, number: int) -> None:
+        session.execute(
+            "UPDATE agents.registry SET status ="
+            " (CASE status WHEN 'active' THEN 'idle' ELSE 'active' END)::agent_status_type WHERE agent_id = %s",
+            [self.agents[number % len(self.agents)]],
+        )
+
+    def put(self, agent: UUID, key: str, value: Any) -> int:
+        """Put as an agent does; return the revision. Raises Unreachable unless JetStream said that it is stored."""
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+
+        async def publish(client: Client) -> int:
+            answer = await client.jetstream.publish(f"$KV.AGENT_STATE.{agent}.{key}", data, timeout=2)
+            return int(answer.seq)
+
+        try:
+            return self.link.call(publish, 3)
+        except Exception as error:
+            raise Unreachable(str(error)) from error
+
+    def reconcile(self) -> None:
+        command = [sys.executable, "manage.py", "bridge", "reconcile", "--json"]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    # -- counts -----------------------------------------------------------------------------------------------
+    def settle(self) -> None:
+        """Wait until nothing is on its way."""
+        wait_until(self.is_settled, PATIENCE_SECONDS)
+
+    def is_settled(self) -> bool:
+        with suppress(psycopg.OperationalError, Unreachable):
+            if self.outbox_rows():
+                return False
+            state, kv = self.state(), self.kv()
+            return state == kv and all(kv.get(key) == n for key, n in self.by_agents.items())
+        return False
+
+    def count(self, faults: Faults) -> None:
+        """Add what was done and what must not be.
+
+        lost: an acknowledged write that a store lacks, without a later one; stale: a key where the stores differ, or
+        where an older value came after a newer one; duplicated: an event that is stored twice.
+        """
+        state, kv = self.state(), self.kv()
+        acknowledged = self.by_postgres | self.by_agents
+        stored, doubled, missing = self.link.call(self.count_events, 60)
+        faults.did(rows_written=len(self.by_postgres), keys_written=len(self.by_agents), events=stored)
+        faults.wrong(
+            lost=sum(
+                state.get(key, 0) < number or kv.get(key, 0) < number for key, number in acknowledged.items()
+            )
+            + missing,
+            stale=len({key for key in state.keys() | kv.keys() if state.get(key) != kv.get(key)})
+            + self.link.call(count_inversions, 60),
+            duplicated=doubled,
+        )
+
+    async def count_events(self, client: Client) -> tuple[int, int, int]:
+        """Return how many lifecycle events are stored, how many twice, and how many of PostgreSQL's are not."""
+        ids: Counter[str] = Counter()
+        async for message in read_stream(client, "AGENT_STATE"):
+            if message.subject.startswith("agents.lifecycle."):
+                ids[json.loads(message.data)["event_id"]] += 1
+        committed = {str(row[0]) for row in self.ask("SELECT event_id FROM agents.lifecycle_events")}
+        return len(ids), sum(ids.values()) - len(ids), len(committed - set(ids))
+
+
+def upsert(session: Any, agent: UUID, key: str, number: int) -> None:
+    session.execute(
+        "INSERT INTO agents.state (agent_id, state_key, state_value) VALUES (%s, %s, to_jsonb(%s::int))"
+        " ON CONFLICT (agent_id, state_key) DO UPDATE SET state_value = EXCLUDED.state_value",
+        [agent, key, number],
+    )
+
+
+async def read_stream(client: Client, stream: str) -> Any:
+    """Give every message of a stream, oldest first."""
+    from nats.js.api import AckPolicy, ConsumerConfig
+
+    info = await client.jetstream.stream_info(stream)
+    left = info.state.messages
+    made = await client.jetstream.add_consumer(
+        stream, ConsumerConfig(ack_policy=AckPolicy.NONE, inactive_threshold=30)
+    )
+    subscription = await client.jetstream.pull_subscribe_bind(made.name, stream=stream)
+    while left > 0:
+        for message in await subscription.fetch(min(500, left), timeout=5):
+            left -= 1
+            yield message
+
+
+async def read_bucket(client: Client) -> dict[tuple[UUID, str], int]:
+    """Return the numbers that the bucket holds; poison is none."""
+    found: dict[tuple[UUID, str], int] = {}
+    async for message in read_stream(client, "KV_AGENT_STATE"):
+        agent, _, key = message.subject.removeprefix("$KV.AGENT_STATE.").partition(".")
+        if key.startswith("bad") or len(agent) != 36 or not key or key == "=epoch":
+            continue
+        if (message.headers or {}).get("KV-Operation"):
+            found.pop((UUID(agent), key), None)
+        else:
+            found[UUID(agent), key] = json.loads(message.data)
+    return found
+
+
+async def count_inversions(client: Client) -> int:
+    """Return how often an older value of one writer follows a newer one, in all that the FLUSH stream keeps."""
+    newest: dict[str, int] = {}
+    found = 0
+    async for message in read_stream(client, "FLUSH_AGENT_STATE"):
+        if message.subject.endswith((".pg", ".kv")) and message.data:
+            number = json.loads(message.data)
+            found += number < newest.get(message.subject, 0)
+            newest[message.subject] = number
+    return found
+
+
+def choose(seed: int, weights: dict[str, int]) -> Iterator[str]:
+    """Give faults in a random order that a seed repeats; each at least once in every len(weights) turns."""
+    chance = random.Random(seed)
+    while True:
+        batch = list(weights) + chance.choices(list(weights), list(weights.values()), k=len(weights))
+        chance.shuffle(batch)
+        yield from batch
