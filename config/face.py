@@ -121,13 +121,41 @@ ROOMS: list[tuple[str, list[Entry]]] = [
 ]
 
 
-def link(title: str, icon: str, model: str) -> dict[str, Any]:
+Named = tuple[
+    str, str, str, str
+]  # title, icon, the address's name, the model that one must be allowed to view
+
+# pages beside the lists, first in their room
+PAGES: dict[str, list[Named]] = {
+    "Knowledge": [("Search", "search", "admin:knowledge_fact_search", "knowledge.fact")],
+}
+
+
+def entries_of(room: str, without: Collection[str]) -> list[Named]:
+    """Return the room's pages, then its lists; none of the apps in `without`, which are not installed."""
+    lists = [
+        (title, icon, f"admin:{model.replace('.', '_')}_changelist", model)
+        for title, icon, model in dict(ROOMS)[room]
+    ]
+    return [entry for entry in [*PAGES.get(room, []), *lists] if entry[3].partition(".")[0] not in without]
+
+
+def link(entry: Named, entries: list[Named]) -> dict[str, Any]:
+    """Return an entry as the theme reads it; `entries`: all of its room."""
+    title, icon, name, model = entry
     return {
         "title": title,
         "icon": icon,
-        "link": reverse_lazy(f"admin:{model.replace('.', '_')}_changelist"),
+        "link": reverse_lazy(name),
         "permission": may_view(model),
+        "active": lambda request: name == open_entry(request.path, [entry[2] for entry in entries]),
     }
+
+
+def open_entry(path: str, names: list[str]) -> str | None:
+    """Return the name whose address the page at `path` is, or is below; of several the nearest."""
+    found = [name for name in names if path.startswith(str(reverse_lazy(name)))]
+    return max(found, key=lambda name: len(str(reverse_lazy(name))), default=None)
 
 
 def may_view(model: str) -> Callable[[HttpRequest], bool]:
@@ -141,13 +169,15 @@ def may_view(model: str) -> Callable[[HttpRequest], bool]:
 
 def navigation(without: Collection[str]) -> list[dict[str, Any]]:
     home = {"title": "The fleet", "icon": "monitoring", "link": reverse_lazy("admin:index")}
-    shown = [
-        (room, [entry for entry in entries if entry[2].partition(".")[0] not in without])
-        for room, entries in ROOMS
-    ]
+    rooms = {room: entries_of(room, without) for room, _ in ROOMS}
     groups = [
-        {"title": room, "collapsible": True, "separator": True, "items": [link(*entry) for entry in entries]}
-        for room, entries in shown
+        {
+            "title": room,
+            "collapsible": True,
+            "separator": True,
+            "items": [link(entry, entries) for entry in entries],
+        }
+        for room, entries in rooms.items()
         if entries
     ]
     return [{"items": [home]}, *groups]
@@ -165,6 +195,7 @@ def make_face(without: Collection[str] = ()) -> dict[str, Any]:
             {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("cockpit/icon.svg")}
         ],
         "STYLES": [lambda request: static("cockpit/site.css")],
+        "SCRIPTS": [lambda request: static("cockpit/site.js")],
         "SHOW_HISTORY": True,
         "SHOW_VIEW_ON_SITE": False,
         "DASHBOARD_CALLBACK": "cockpit.home.fill_home",

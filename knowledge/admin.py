@@ -1,20 +1,23 @@
 """The cockpit's view of knowledge. Facts are asserted and retracted, never edited; vectors are never loaded."""
 
+from functools import partial
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import path
 
 from knowledge.embeddings import save_model
 from knowledge.errors import BadQuery
 from knowledge.facts import retract_fact
 from knowledge.models import Embedding, EmbeddingModel, Fact
+from knowledge.pages import search_page
 from knowledge.providers import provider_names
 from knowledge.search import StemmedQuery, read_words
 from knowledge.stats import Progress, progress_of
-from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin, parse_uuid
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin, TimeWindowFilter, parse_uuid
 from pg.errors import MisterSmithError
 
 SHOWN_CHARACTERS = 80
@@ -58,12 +61,21 @@ class FactAdmin(ReadOnlyAdmin, BigTableAdmin):
         "valid_from",
         "valid_until",
     ]
-    list_filter = [HoldsFilter]
+    list_filter = [HoldsFilter, TimeWindowFilter]
     list_select_related = ["source_agent"]
+    related = [
+        Related("All of this entity", "knowledge.fact", "entity_id", "entity_id"),
+        Related("Vectors", "knowledge.embedding", "fact"),
+        Related("Source agent", "agents.agent", "agent_id", "source_agent_id"),
+    ]
     exclude = ["search_text"]
     search_help_text = 'Words, "a phrase", -without; or paste a whole id.'
     uuid_search_fields = ("pk", "source_agent_id")
     actions = ["retract"]
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(partial(search_page, model_admin=self))
+        return [path("search/", view, name="knowledge_fact_search"), *super().get_urls()]
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Fact], search_term: str

@@ -82,3 +82,17 @@ def test_every_answer_says_what_a_page_may_load(admin_client, path):
     assert directives["script-src"] == ["'self'", "'unsafe-eval'"]
     assert "'unsafe-inline'" not in directives["style-src-elem"]
     assert not re.search(r"https?:|\*", policy)
+
+
+@pytest.mark.parametrize(
+    ("path", "entry"),
+    [
+        ("/admin/knowledge/fact/search/", "Search"),
+        ("/admin/knowledge/fact/", "Facts"),
+        ("/admin/tasks/task/add/", "Tasks"),
+        ("/admin/tasks/tasktype/", "Types"),
+    ],
+)
+def test_one_entry_of_the_navigation_is_marked(admin_client, path, entry):
+    page = re.sub(r"\s+", " ", admin_client.get(path).content.decode())
+    assert re.findall(r"active\"> <span[^>]*> \w+ </span> <span>([^<]+)</span>", page) == [entry]
