@@ -1,0 +1,379 @@
+"""The task engine beside bare Celery, procrastinate, COPY and plain SKIP LOCKED, in one run on the same servers."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.frame import Report, percentile
+from bench.frame.servers import Installation, installation
+from bench.task_peers import plain
+from bench.task_peers.processes import PEERS, ROOT, peer_path, running, wait_for
+
+RUNS = 3
+
+
+def main() -> None:
+    with Report("tasks") as report, installation(report) as found:
+        from tasks.leaves import leaf_of, register_types
+
+        register_types()
+        leaf = leaf_of("echo")
+        for _ in range(report.runs(RUNS)):
+            measure_core(report, found, leaf)
+            measure_enqueue(report, found, leaf)
+            measure_workflow(report)
+            measure_drain(report, found)
+            measure_latency(report, found)
+        measure_features(report, leaf)
+        measure_flatness(report, leaf)
+
+
+def empty() -> None:
+    """Begin anew: no task, no attempt, nothing for the relay; statistics of empty tables."""
+    sql(
+        "SET session_replication_role = replica",
+        "DELETE FROM tasks.queue",
+        "DELETE FROM tasks.identity",
+        "DELETE FROM tasks.dependencies",
+        "DELETE FROM tasks.executions",
+        "DELETE FROM bridge.outbox",
+        "RESET session_replication_role",
+        "VACUUM ANALYZE",
+    )
+
+
+def sql(*statements: str) -> list[Any]:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def worker_id() -> Any:
+    from agents.registry import register_agent
+
+    return register_agent("bench", "claims by itself").agent_id
+
+
+def fill(number: int) -> None:
+    from tasks.enqueue import NewTask, enqueue_many
+
+    enqueue_many(NewTask(task_type="echo", payload={"n": n}) for n in range(number))
+
+
+# -- the core, without a broker -------------------------------------------------------------------------------
+def measure_core(report: Report, found: Installation, leaf: str) -> None:
+    tasks = report.rows(2_000, quick=200)
+    for batch in (1, 10):
+        empty()
+        fill(tasks + batch)
+        plain.make_copy(found.dsn, leaf, tasks + batch)
+        report.add(f"core_batch_{batch}", run_core(tasks, batch), "tasks/s", tasks)
+        report.add_peer(f"core_batch_{batch}", "bare SKIP LOCKED", plain.drain(found.dsn, tasks, batch))
+
+
+def run_core(tasks: int, batch: int) -> float:
+    """Return tasks per second: finish what was claimed, and claim the next, in one transaction."""
+    from django.db import transaction
+
+    from tasks.claim import claim, finish
+
+    me, items, done = worker_id(), [], 0
+    began = time.perf_counter()
+    while done < tasks:
+        with transaction.atomic():
+            for item in items:
+                finish(item, None)
+            items = claim("echo", me, limit=batch)
+        done += len(items)
+    return done / (time.perf_counter() - began)
+
+
+def measure_features(report: Report, leaf: str) -> None:
+    """The core at batch 1 with the leaf's triggers switched on one after the other: what each costs."""
+    tasks = report.rows(1_000, quick=100)
+    steps = {
+        "none": (),
+        "state_machine": ("check_status", "touch", "acquire_resources"),
+        "dependencies": ("release_dependents",),
+        "keys": ("free_unique_key", "free_unique_key_at_start", "retake_unique_key", "free_resources"),
+        "outbox": ("bridge_update",),
+    }
+    for number, name in enumerate(steps, 1):
+        switched_on = [trigger for step in list(steps)[:number] for trigger in steps[step]]
+        for _ in range(report.runs(RUNS)):
+            empty()
+            fill(tasks + 1)
+            sql(f"ALTER TABLE {leaf} DISABLE TRIGGER USER")
+            sql(*(f"ALTER TABLE {leaf} ENABLE TRIGGER {trigger}" for trigger in switched_on), "SELECT")
+            report.add(f"core_with_{name}", run_core(tasks, 1), "tasks/s", tasks, note="and those before")
+            sql(f"ALTER TABLE {leaf} ENABLE TRIGGER USER")
+
+
+def measure_flatness(report: Report, leaf: str) -> None:
+    """Buffers that one claim of 10 touches with ever more pending and finished rows: exact, whatever the load."""
+    small, large = report.rows(100_000, quick=10_000), report.rows(1_000_000, quick=50_000)
+    empty()
+    fill_by_sql(leaf, small, "queued")
+    base = buffers_of_claim(leaf)
+    fill_by_sql(leaf, large - small, "queued")
+    report.add("claim_buffers_pending", buffers_of_claim(leaf), "buffers", large)
+    report.add_peer("claim_buffers_pending", f"{small} pending", base)
+    empty()
+    fill_by_sql(leaf, small, "queued")
+    fill_by_sql(leaf, large, "completed")
+    report.add("claim_buffers_finished", buffers_of_claim(leaf), "buffers", large)
+    report.add_peer("claim_buffers_finished", f"{small} pending", base)
+
+
+def fill_by_sql(leaf: str, rows: int, status: str) -> None:
+    ended = "now(), now()" if status == "completed" else "NULL, NULL"
+    sql(
+        "SET session_replication_role = replica",
+        f"INSERT INTO {leaf} (task_type, status, payload, started_at, completed_at)"
+        f" SELECT 'echo', '{status}', jsonb_build_object('n', n), {ended} FROM generate_series(1, {rows}) n",
+        "RESET session_replication_role",
+        f"VACUUM ANALYZE {leaf}",
+    )
+
+
+def buffers_of_claim(leaf: str) -> float:
+    from django.db import connection, transaction
+
+    from tasks.claim import QUERIES, lease_limits
+
+    parameters = {"task_type": "echo", "worker": worker_id(), **lease_limits()}
+    text = QUERIES.text("claim", leaf=leaf, limit=10)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters)
+        plan = cursor.fetchone()[0][0]["Plan"]
+        transaction.set_rollback(True)
+    return float(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+# -- enqueue --------------------------------------------------------------------------------------------------
+def measure_enqueue(report: Report, found: Installation, leaf: str) -> None:
+    from tasks.enqueue import enqueue
+
+    single, bulk = report.rows(1_000, quick=100), report.rows(20_000, quick=2_000)
+    empty()
+    began = time.perf_counter()
+    for number in range(single):
+        enqueue("echo", {"n": number})
+    report.add("enqueue_single", single / (time.perf_counter() - began), "tasks/s", single)
+    report.add_peer("enqueue_single", "procrastinate", defer(found, single))
+    empty()
+    began = time.perf_counter()
+    fill(bulk)
+    report.add("enqueue_bulk", bulk / (time.perf_counter() - began), "tasks/s", bulk)
+    report.add_peer("enqueue_bulk", "COPY", plain.copy_in(found.dsn, leaf, bulk))
+
+
+# -- workflows --------------------------------------------------------------------------------------------------
+def measure_workflow(report: Report) -> None:
+    """Fan out, fan in: stages of 100 tasks, each waiting for three of the stage before."""
+    from pg.uuid7 import uuid7
+    from tasks.enqueue import NewTask, enqueue_many
+
+    tasks, width = report.rows(10_000, quick=500), 100
+    ids = sorted(uuid7() for _ in range(tasks))
+    empty()
+    began = time.perf_counter()
+    enqueue_many(
+        NewTask(
+            task_type="echo",
+            task_id=ids[n],
+            depends_on=[ids[n - width - k] for k in range(3) if n - width - k >= 0],
+        )
+        for n in range(tasks)
+    )
+    run_core(tasks, 10)
+    spent = time.perf_counter() - began
+    report.add("workflow_task_ms", spent * 1000 / tasks, "ms", tasks)
+    empty()
+    began = time.perf_counter()
+    fill(tasks)
+    run_core(tasks, 10)
+    report.add_peer("workflow_task_ms", "independent tasks", (time.perf_counter() - began) * 1000 / tasks)
+    report.add("release_1000_ms", release_ms(1_000), "ms", 1_000)
+
+
+def release_ms(dependents: int) -> float:
+    from tasks.claim import claim, finish
+    from tasks.enqueue import NewTask, enqueue, enqueue_many
+
+    empty()
+    first = enqueue("echo", priority="critical")
+    enqueue_many(NewTask(task_type="echo", depends_on=[first]) for _ in range(dependents))
+    (item,) = claim("echo", worker_id())
+    began = time.perf_counter()
+    finish(item, None)
+    return (time.perf_counter() - began) * 1000
+
+
+# -- through workers --------------------------------------------------------------------------------------------
+WORKER = (
+    "worker",
+    "--concurrency=2",
+    "--without-gossip",
+    "--without-mingle",
+    "--without-heartbeat",
+    "-lINFO",
+)
+
+
+def measure_drain(report: Report, found: Installation) -> None:
+    """Tasks per second through two worker processes, one task per claim, the relay running."""
+    tasks = report.rows(5_000, quick=300)
+    ours = drain_ours(found, tasks)
+    report.add("drain", ours, "tasks/s", tasks)
+    report.add_peer("drain", "bare Celery", drain_celery(found, tasks))
+    report.add("drain_vs_procrastinate", ours, "tasks/s", tasks)
+    report.add_peer("drain_vs_procrastinate", "procrastinate", drain_procrastinate(found, tasks))
+
+
+def drain_ours(found: Installation, tasks: int) -> float:
+    from tasks import tickets
+
+    empty()
+    fill(tasks)
+    log = found.home / "worker.log"
+    left = "SELECT count(*) FROM tasks.queue WHERE task_type = 'echo' AND completed_at IS NULL"
+    with (
+        running(found.home / "bridge.log", "manage.py", "bridge", "run"),
+        running(log, "-m", "celery", "-A", "config", *WORKER, "--queues=tasks", LOG_LEVEL="INFO"),
+    ):
+        wait_for(lambda: " ready." in log.read_text())
+        tickets.send_now(["echo"])
+        return rate(lambda: int(sql(left)[0][0]), tasks)
+
+
+def rate(left: Any, tasks: int) -> float:
+    """Return tasks per second between a twentieth and the end: what starts up is not counted."""
+    wait_for(lambda: left() <= tasks * 0.95)
+    first, began = max(1, left()), time.perf_counter()
+    print(f"      {first} of {tasks} left when the clock started")
+    return first / (wait_for(lambda: left() == 0) - began)
+
+
+def drain_celery(found: Installation, tasks: int) -> float:
+    import redis
+
+    url = use_peer_broker(found)
+    from bench.task_peers.celery_app import nothing
+
+    broker = redis.Redis.from_url(url)
+    for number in range(tasks):
+        nothing.delay(number)
+    log = found.home / "celery.log"
+    with running(log, "-m", "celery", "-A", "bench.task_peers.celery_app", *WORKER):
+        return rate(lambda: int(broker.llen("bare")), tasks)
+
+
+def drain_procrastinate(found: Installation, tasks: int) -> float:
+    import psycopg
+
+    dsn = procrastinate_database(found)
+    ask_procrastinate(dsn, "fill", str(tasks))
+    command = ("-m", "bench.task_peers.procrastinate_app", "work")
+    environ = {"BENCH_DSN": dsn, "PYTHONPATH": peer_path()}
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        left = "SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
+        with (
+            running(found.home / "p1.log", *command, **environ),
+            running(found.home / "p2.log", *command, **environ),
+        ):
+            return rate(lambda: int(connection.execute(left).fetchone()[0]), tasks)  # type: ignore[index]
+
+
+def defer(found: Installation, number: int) -> float:
+    return float(ask_procrastinate(procrastinate_database(found), "defer", str(number)))
+
+
+def procrastinate_database(found: Installation) -> str:
+    """Return the address of procrastinate's own database, made anew."""
+    import psycopg
+
+    base = found.dsn.rpartition("/")[0]
+    with psycopg.connect(found.dsn, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS procrastinate WITH (FORCE)")
+        connection.execute("CREATE DATABASE procrastinate")
+    ask_procrastinate(f"{base}/procrastinate", "schema")
+    return f"{base}/procrastinate"
+
+
+def ask_procrastinate(dsn: str, *arguments: str) -> str:
+    if not (PEERS / "procrastinate").is_dir():
+        raise SystemExit(
+            "procrastinate is not there\n"
+            f"HINT: {Path(sys.executable).name} -m pip install --target {PEERS.relative_to(ROOT)}"
+            " -r requirements-bench.txt"
+        )
+    environ = {**os.environ, "BENCH_DSN": dsn, "PYTHONPATH": peer_path()}
+    command = [sys.executable, "-m", "bench.task_peers.procrastinate_app", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def measure_latency(report: Report, found: Installation) -> None:
+    """From the call of enqueue to the start of the attempt, at 50 tasks per second, in milliseconds."""
+    from tasks.enqueue import enqueue
+    from tasks.models import Execution
+
+    tasks = report.rows(300, quick=50)
+    empty()
+    log, called = found.home / "worker.log", {}
+    with (
+        running(found.home / "bridge.log", "manage.py", "bridge", "run"),
+        running(log, "-m", "celery", "-A", "config", *WORKER, "--queues=tasks", LOG_LEVEL="INFO"),
+    ):
+        wait_for(lambda: " ready." in log.read_text())
+        enqueue("echo")
+        wait_for(lambda: Execution.objects.filter(status="completed").exists())
+        for number in range(tasks):
+            began = time.time()
+            called[enqueue("echo", number)] = began
+            time.sleep(max(0.0, 0.02 - (time.time() - began)))
+        wait_for(lambda: Execution.objects.filter(status="completed").count() == tasks + 1)
+    started = Execution.objects.filter(task_id__in=called).values_list("task_id", "started_at")
+    waits = [(moment.timestamp() - called[task_id]) * 1000 for task_id, moment in started]
+    peers = latency_of_celery(found, tasks)
+    for percent in (50, 99):
+        report.add(f"latency_p{percent}", percentile(waits, percent), "ms", tasks)
+        report.add_peer(f"latency_p{percent}", "bare Celery", percentile(peers, percent))
+
+
+def latency_of_celery(found: Installation, tasks: int) -> list[float]:
+    """Return for each task the milliseconds from the call of `delay` to the start in a worker."""
+    use_peer_broker(found)
+    from bench.task_peers.celery_app import note
+
+    log, waits = found.home / "celery.log", found.home / "waits.txt"
+    waits.write_text("")
+    with running(log, "-m", "celery", "-A", "bench.task_peers.celery_app", *WORKER, BENCH_WAITS=str(waits)):
+        wait_for(lambda: " ready." in log.read_text())
+        for number in range(tasks + 1):
+            began = time.time()
+            note.delay(began)
+            if number == 0:  # the first one opens connections
+                wait_for(lambda: bool(waits.read_text()))
+            time.sleep(max(0.0, 0.02 - (time.time() - began)))
+        wait_for(lambda: waits.read_text().count("\n") == tasks + 1)
+    return [float(line) for line in waits.read_text().split()][1:]
+
+
+def use_peer_broker(found: Installation) -> str:
+    """Let bare Celery use a database of its own on our broker; return its address."""
+    url = found.valkey.server.url().rpartition("/")[0] + "/9"
+    os.environ["BENCH_BROKER"] = url
+    return url
+
+
+if __name__ == "__main__":
+    main()
