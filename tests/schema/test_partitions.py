@@ -92,9 +92,7 @@ def test_time_tables_have_no_default_partition(table):
 
 def test_every_time_table_has_a_policy():
     policies = [row[0] for row in rows("SELECT table_name FROM partitions.policies ORDER BY 1")]
-    assert policies == names_with("range"), (
-        "insert into partitions.policies in the migration that makes the table"
-    )
+    assert policies == names_with("range"), "declare how it is kept on the model: partitioning = by_time(...)"
 
 
 def test_leaves_of_the_queue_have_the_statement_triggers_of_the_queue():
