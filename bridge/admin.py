@@ -14,12 +14,23 @@ from django.utils.html import format_html
 
 from bridge.fence import has_leader
 from bridge.figures import read_bridges, rows_of
-from bridge.models import Conflict, ConflictRule, DeadLetter, OutboxRow, Process, QuarantinedRow, Source
+from bridge.hydration import hydrate_agent
+from bridge.models import (
+    Conflict,
+    ConflictRule,
+    DeadLetter,
+    Hydration,
+    OutboxRow,
+    Process,
+    QuarantinedRow,
+    Source,
+)
 from bridge.outbox import read_depth
 from bridge.redrive import drop_letters, drop_rows, redrive_letters, redrive_rows
-from operators.audit import Actor
+from bridge.session import open_session
+from operators.audit import Actor, record
 from operators.confirm import reasoned_action
-from pg.admin import BigTableAdmin, ReadOnlyAdmin, RoomAdmin
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin
 
 SHOWN_BYTES = 10_000
 
@@ -111,6 +122,25 @@ class ProcessAdmin(ReadOnlyAdmin):
             "heads": ["bridge", "part", "pending", "p50 ms", "p95 ms", "p99 ms", "did"],
         }
         return TemplateResponse(request, "bridge/live.html", context)
+
+
+@admin.register(Hydration)
+class HydrationAdmin(ReadOnlyAdmin, BigTableAdmin):
+    list_display = ["agent", "phase", "keys", "stored", "moved_at", "hydrated_at", "error"]
+    list_filter = ["phase"]
+    list_select_related = ["agent"]
+    related = [Related("Agent", "agents.agent", "agent_id", "agent_id")]
+    actions = ["hydrate"]
+
+    def has_hydrate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("agents.change_agent")
+
+    @reasoned_action("Load what KV lacks of the agent's state", permissions=["hydrate"])
+    def hydrate(self, request: HttpRequest, rows: QuerySet[Hydration], by: Actor, reason: str) -> str:
+        with open_session() as db:
+            stored = sum(hydrate_agent(db, row.agent_id).filled.stored for row in rows)
+        record(by, "bridge.hydrate", [row.agent_id for row in rows], reason=reason)
+        return f"{stored} keys loaded."
 
 
 @admin.register(ConflictRule)

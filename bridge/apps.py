@@ -6,7 +6,7 @@ class BridgeConfig(AppConfig):
 
     def ready(self) -> None:
         from bridge import cache_checks as cache_checks  # registers itself
-        from bridge import checks, fastpath, messages, metrics
+        from bridge import checks, fastpath, messages, metrics, settling
         from monitoring.defaults import declare_alarm
         from operators.schedules import declare_schedule
 
@@ -14,6 +14,7 @@ class BridgeConfig(AppConfig):
         metrics.register()
         fastpath.connect_signals()
         messages.connect_signals()
+        settling.connect_signals()
         declare_schedule(
             "bridge: purge tombstones",
             "bridge.purge_tombstones",
@@ -35,4 +36,16 @@ class BridgeConfig(AppConfig):
             warning=0,
             description="Dead letters: what agents sent and PostgreSQL will not take.",
             hint="admin, Bridge, dead letters; manage.py bridge redrive",
+        )
+        declare_schedule(
+            "bridge: sweep hydration",
+            "bridge.sweep_hydration",
+            every_seconds=30,
+            description="Loads the state of agents that began to work; waits for the last writes of those that ended.",
+        )
+        declare_schedule(
+            "bridge: reconcile",
+            "bridge.reconcile",
+            every_seconds=3600,
+            description="Compares PostgreSQL with the KV buckets and repairs the buckets.",
         )

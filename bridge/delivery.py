@@ -1,12 +1,17 @@
 """How outbox rows become messages: pure decisions that relay and fast path share, and the two round trips to NATS."""
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from django.utils import timezone
+
 from bridge import topology
 from bridge.connection import Client
-from bridge.headers import EXPECTED, OPERATION, SYNC_ID, SYNC_ORIGIN
+from bridge.headers import EXPECTED, OPERATION, SYNC_ID, SYNC_ORIGIN, TTL
+from bridge.keys import is_fence
+from bridge.kv import NEVER, value_headers
 from bridge.models import Op
 from bridge.outbox import Row, Slot
 from bridge.publisher import BAD_SUBJECT, TOO_LARGE, Last, Message, Outcome, read_last, read_sync_ids
@@ -19,11 +24,21 @@ ABSENT = Last(0)
 def to_message(row: Row, last: Last) -> Message:
     """Return the message that is stored only if `last` is still the newest one there."""
     headers = {**ORIGIN, SYNC_ID: str(row.outbox_id), EXPECTED: str(last.revision)}
-    if row.op == Op.DELETE:
-        headers[OPERATION] = "DEL"
+    seconds_left = find_seconds_left(row)
+    if row.op == Op.DELETE or seconds_left == 0:
+        return Message(row.slot.subject, b"", {**headers, OPERATION: "DEL"})
     if row.is_event:
         headers["Nats-Msg-Id"] = f"{row.key}/{row.outbox_id}"
-    return Message(row.slot.subject, row.data, headers)
+    elif is_fence(row.key):
+        headers[TTL] = NEVER
+    return Message(row.slot.subject, row.data, headers | value_headers(seconds_left))
+
+
+def find_seconds_left(row: Row) -> int | None:
+    """Return the rest of the value's time, rounded up, 0 when it is over; None: it does not expire."""
+    if row.expires_at is None:
+        return None
+    return max(0, math.ceil((row.expires_at - timezone.now()).total_seconds()))
 
 
 def is_superseded(row: Row, last: Last) -> bool:

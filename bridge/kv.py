@@ -15,12 +15,12 @@ from nats.aio.msg import Msg
 from nats.js.client import JetStreamContext
 
 from bridge.connection import Client
+from bridge.headers import EXPECTED as EXPECTED
+from bridge.headers import MARKER, OPERATION, SYNC_ORIGIN, TTL
 from bridge.publisher import Message, Outcome
 from bridge.topology import Bucket
 from pg.errors import Unreachable
 
-EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-TTL = "Nats-TTL"
 NEVER = "never"
 ROLLUP = {"Nats-Rollup": "sub"}
 GONE = ("DEL", "PURGE")
@@ -38,17 +38,17 @@ class Entry:
     @property
     def is_live(self) -> bool:
         """Whether there is a value: a marker says that it was deleted, or expired."""
-        return self.revision > 0 and not self.is_deleted and "Nats-Marker-Reason" not in self.headers
+        return self.revision > 0 and not self.is_deleted and MARKER not in self.headers
 
     @property
     def is_deleted(self) -> bool:
         """Whether somebody deleted the key (expiry is no deletion)."""
-        return self.headers.get("KV-Operation") in GONE
+        return self.headers.get(OPERATION) in GONE
 
     @property
     def is_foreign(self) -> bool:
         """Whether an agent wrote it: what the control plane writes says so."""
-        return self.revision > 0 and "Sync-Origin" not in self.headers
+        return self.revision > 0 and SYNC_ORIGIN not in self.headers
 
     def seconds_left(self) -> int | None:
         """Return the rest of its own time to live, at least 1; None: it has none."""
@@ -82,6 +82,11 @@ def epoch_of(created: datetime | None) -> int:
 
 def ttl_header(seconds: int | None) -> dict[str, str]:
     return {} if seconds is None else {TTL: f"{seconds}s"}
+
+
+def value_headers(ttl_seconds: int | None) -> dict[str, str]:
+    """A value that expires takes the older ones of its key with it: else they would be there again."""
+    return {} if ttl_seconds is None else {**ttl_header(ttl_seconds), **ROLLUP}
 
 
 async def read_entry(client: Client, bucket: Bucket, key: str, timeout_seconds: float) -> Entry:

@@ -24,6 +24,7 @@ class Mirror:
     payload: str
     base_revision: str = "NULL::bigint"
     changed_at: str = "updated_at"
+    expires_at: str = "NULL::timestamptz"
 
     @property
     def is_shared(self) -> bool:
@@ -49,12 +50,14 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Expected:
-    """What PostgreSQL says of a key. `changed_at`: when its row last changed in any column."""
+    """What PostgreSQL says of a key. `changed_at`: when its row last changed in any column; `seconds_left` None: it
+    does not expire, 0 or less: it has."""
 
     key: str
     payload: str
     base_revision: int | None
     changed_at: datetime
+    seconds_left: float | None = None
 
 
 def seen_revision(bucket: str) -> str:
@@ -73,6 +76,7 @@ MIRRORS = (
         "agent_id || '.' || bridge.encode_key(state_key)",
         "state_value",
         seen_revision("AGENT_STATE"),
+        expires_at="expires_at",
     ),
     Mirror(
         "SESSION_DATA",
@@ -126,7 +130,9 @@ def read_expected(db: BaseDatabaseWrapper, mirror: Mirror, keys: Sequence[str]) 
     wanted = ", ".join(f"%s::{kind}[]" for _, kind in mirror.identity)
     with db.cursor() as cursor:
         cursor.execute(
-            f"SELECT {mirror.key}, ({mirror.payload})::text, {mirror.base_revision}, {mirror.changed_at}"
+            f"SELECT {mirror.key}, ({mirror.payload})::text, {mirror.base_revision}, {mirror.changed_at},"
+            f" CASE WHEN isfinite({mirror.expires_at})"
+            f" THEN extract(epoch FROM {mirror.expires_at} - now())::float8 END"
             f" FROM {mirror.table} JOIN unnest({wanted}) w ({names}) USING ({names})",
             arrays,
         )

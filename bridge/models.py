@@ -42,6 +42,7 @@ class OutboxRow(models.Model):
     payload = models.JSONField(null=True)
     created_at = models.DateTimeField(db_default=Now())
     strategy = models.TextField(null=True, choices=Strategy)
+    expires_at = models.DateTimeField(null=True)
 
     class Meta:
         db_table = '"bridge"."outbox"'
@@ -65,6 +66,7 @@ class QuarantinedRow(models.Model):
     attempts = models.IntegerField()
     quarantined_at = models.DateTimeField(db_default=Now())
     strategy = models.TextField(null=True)
+    expires_at = models.DateTimeField(null=True)
 
     class Meta:
         db_table = '"bridge"."quarantine"'
@@ -104,6 +106,37 @@ class Conflict(models.Model):
 
     def __str__(self) -> str:
         return f"{self.target} {self.key} at revision {self.kv_revision}"
+
+
+class Phase(models.TextChoices):
+    """Where an agent's state is."""
+
+    COLD = "cold", "Cold"  # in PostgreSQL alone
+    HYDRATING = "hydrating", "Hydrating"  # on its way to KV
+    ACTIVE = "active", "Active"  # in KV, which the agent writes
+    FLUSHING = "flushing", "Flushing"  # the agent ends; its last writes are on their way to PostgreSQL
+    EXPIRED = "expired", "Expired"  # KV forgot it, for nobody wrote
+
+
+class Hydration(models.Model):
+    """The phase of one agent's state; an agent without a row is cold."""
+
+    agent = models.OneToOneField(
+        "agents.Agent", models.DO_NOTHING, primary_key=True, db_column="agent_id", related_name="+"
+    )
+    phase = models.CharField(max_length=10, choices=Phase, default=Phase.COLD, db_default=Phase.COLD.value)
+    keys = models.IntegerField(default=0, db_default=0)
+    stored = models.IntegerField(default=0, db_default=0)
+    error = models.TextField(default="", db_default="", blank=True)
+    moved_at = models.DateTimeField(db_default=Now())
+    hydrated_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = '"bridge"."hydration"'
+        verbose_name_plural = "hydration"
+
+    def __str__(self) -> str:
+        return f"{self.agent_id}: {self.phase}"
 
 
 class ConflictRule(models.Model):

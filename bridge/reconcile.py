@@ -8,6 +8,7 @@ itself.
 
 import asyncio
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,13 @@ import nats.js.errors
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from bridge import setup, topology
+from bridge import fences, setup, topology
 from bridge.connection import Client, call
 from bridge.delivery import ABSENT, is_conflict
 from bridge.fence import shared_fence
 from bridge.headers import EXPECTED
+from bridge.keys import is_fence
+from bridge.kv import value_headers
 from bridge.mirrors import MIRRORS, Expected, Mirror, key_of, read_expected, read_page
 from bridge.models import Op
 from bridge.outbox import Row, pending_keys, record_conflicts
@@ -97,7 +100,20 @@ def reconcile(db: BaseDatabaseWrapper, repair: bool) -> list[Report]:
     Raises Refused when a bucket does not exist or a backup holds the fence, Unreachable without NATS.
     """
     existing = setup.read_found().configs
-    return [reconcile_bucket(db, mirror, existing, repair) for mirror in MIRRORS]
+    reports = [reconcile_bucket(db, mirror, existing, repair) for mirror in MIRRORS]
+    return [*reports, *reconcile_fences(db, repair)]
+
+
+def reconcile_fences(db: BaseDatabaseWrapper, repair: bool) -> list[Report]:
+    """Hold the agents' epochs in KV against the registry; return a report only if some are wrong."""
+    wrong = fences.find_wrong(db)
+    if not wrong:
+        return []
+    report = Report("AGENT_STATE epochs", Counter({Verdict.STALE: len(wrong)}))
+    report.named = [f"{report.bucket} {agent_id}: stale" for agent_id in sorted(wrong)][:NAMED_KEYS]
+    report.repaired = fences.repair(wrong) if repair else 0
+    report.left = report.wrong - report.repaired
+    return [report]
 
 
 def reconcile_bucket(db: BaseDatabaseWrapper, mirror: Mirror, existing: Any, repair: bool) -> Report:
@@ -131,7 +147,8 @@ def kv_pages(bucket_name: str) -> Iterator[Sequence[str]]:
     offset = 0
     while True:
         subjects, total = call(lambda client, at=offset: list_subjects(client, bucket, at), CALL_SECONDS)  # type: ignore[misc]
-        yield from chunks([bucket.key(subject) for subject in subjects], PAGE_KEYS)
+        keys = [key for subject in subjects if not is_fence(key := bucket.key(subject))]
+        yield from chunks(keys, PAGE_KEYS)
         offset += len(subjects)
         if not subjects or offset >= total:
             return
@@ -222,6 +239,8 @@ def judge(
         return Verdict.IN_FLIGHT
     if expected is None:
         return Verdict.EXTRA if is_present(last) else Verdict.SAME
+    if is_over(expected):  # the purge deletes the row, and with it what KV may still have
+        return Verdict.IN_FLIGHT if is_present(last) else Verdict.EXPIRED
     if last is None:
         return Verdict.EXPIRED if is_past_ttl(mirror, expected) else Verdict.MISSING
     if last.is_deleted:
@@ -237,6 +256,11 @@ def is_unflushed(mirror: Mirror, expected: Expected | None, last: Last | None, b
 
 def is_present(last: Last | None) -> bool:
     return last is not None and not last.is_deleted
+
+
+def is_over(expected: Expected) -> bool:
+    """Tell whether the row's own time has run out."""
+    return expected.seconds_left is not None and expected.seconds_left <= 0
 
 
 def is_past_ttl(mirror: Mirror, expected: Expected) -> bool:
@@ -297,6 +321,8 @@ def repair_message(mirror: Mirror, look: Look) -> Message:
     subject = topology.buckets()[mirror.bucket].subject(look.key)
     if look.expected is None:
         return Message(subject, b"", {**headers, "KV-Operation": "DEL"})
+    left = look.expected.seconds_left
+    headers |= value_headers(None if left is None else max(1, math.ceil(left)))
     return Message(subject, look.expected.payload.encode(), headers)
 
 

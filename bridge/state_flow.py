@@ -2,7 +2,7 @@
 lacks; PostgreSQL alone while NATS is away. Only `ask` and `pg` touch the outside."""
 
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -88,13 +88,12 @@ class StateFlow:
     async def _refill(
         self, client: Client, rows: Mapping[str, state_pg.Row], seen: Mapping[str, Entry]
     ) -> dict[str, StateValue]:
-        texts = {key: (row.text, row.seconds_left()) for key, row in rows.items()}
+        """Store what KV lacks; what the relay is about to bring is left to it."""
+        values = {key: row.to_value(key) for key, row in rows.items()}
+        texts = {key: (row.text, row.seconds_left()) for key, row in rows.items() if not row.is_pending}
         stored = await self._keys.refill(client, texts, seen)
-        values = {
-            key: StateValue(key, rows[key].to_value(key).value, str(version), rows[key].seconds_left())
-            for key, version in stored.items()
-        }
-        overtaken = [key for key in rows if key not in stored]
+        values |= {key: replace(values[key], version=str(version)) for key, version in stored.items()}
+        overtaken = [key for key in texts if key not in stored]
         return values | ((await self._look(client, overtaken)).values if overtaken else {})
 
     # -- write ------------------------------------------------------------------------------------------------

@@ -18,17 +18,17 @@ import nats.js.errors
 from agents.errors import StaleEpoch
 from bridge import topology
 from bridge.connection import Client
+from bridge.headers import AGENT_EPOCH
 from bridge.keys import agent_state_key, decode_key, fence_key, is_fence
 from bridge.kv import (
     ABSENT,
     EXPECTED,
-    ROLLUP,
     Entry,
     epoch_of,
     read_entry,
     read_entry_of_leader,
     to_entry,
-    ttl_header,
+    value_headers,
     write_entry,
 )
 from bridge.publisher import MULTI_GET, TOO_LARGE, WRONG_LAST_SEQUENCE, Message, Outcome, chunks, direct_get
@@ -38,7 +38,6 @@ from pg.errors import Refused, Unreachable
 ANSWER_SECONDS = 2
 INFO_SECONDS = 5  # how long the bucket's making and replicas are believed
 EXPECTED_SUBJECT = f"{EXPECTED}-Subject"
-AGENT_EPOCH = "Agent-Epoch"
 HYDRATED = {"Sync-Origin": "hydrate"}
 DELETED = {"KV-Operation": "DEL"}
 BUSY = 10164  # on a cluster: another write on the same condition is on its way
@@ -276,11 +275,6 @@ def read_epoch(fence: Entry) -> int:
     if fence == ABSENT or not fence.is_live:
         return 0
     return int(json.loads(fence.data)["epoch"])
-
-
-def value_headers(ttl_seconds: int | None) -> dict[str, str]:
-    """A value that expires takes the older ones of its key with it: else they would be there again."""
-    return {} if ttl_seconds is None else {**ttl_header(ttl_seconds), **ROLLUP}
 
 
 def conflict(key: str) -> VersionConflict:

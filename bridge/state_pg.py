@@ -12,22 +12,24 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from agents.state import delete_state, hold_epoch, write_state
-from bridge.keys import agent_state_key
-from bridge.outbox import pending_keys
 from bridge.state_values import StateValue, Version, VersionConflict
 
-BUCKET = "AGENT_STATE"
+PENDING = (
+    "EXISTS (SELECT FROM bridge.outbox o WHERE o.target = 'AGENT_STATE'"
+    " AND o.key = s.agent_id || '.' || bridge.encode_key(s.state_key))"
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A live row. `text`: the value as JSON text."""
+    """A live row. `text`: the value as JSON text. `is_pending`: a write of it is on its way to KV."""
 
     text: str
     version: int
     kv_epoch: int
     kv_revision: int
     expires_at: datetime | None
+    is_pending: bool = False
 
     def seconds_left(self) -> int | None:
         """Return the whole seconds until it expires, at least 1; None: it does not."""
@@ -44,7 +46,8 @@ def read_rows(agent_id: UUID, keys: Collection[str] | None = None, *, lock: bool
     wanted = "" if keys is None else "AND state_key = ANY(%s)"
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT state_key, state_value::text, version, kv_epoch, kv_revision, expires_at FROM agents.state"
+            f"SELECT state_key, state_value::text, version, kv_epoch, kv_revision, expires_at, {PENDING}"
+            " FROM agents.state s"
             f" WHERE agent_id = %s {wanted} AND (expires_at IS NULL OR expires_at > now())"
             f" ORDER BY state_key {'FOR UPDATE' if lock else ''}",
             [agent_id, *([] if keys is None else [list(keys)])],
@@ -104,7 +107,7 @@ def fits(agent_id: UUID, key: str, row: Row | None, expected: Version) -> bool:
     if expected.row:
         return row.version == expected.row
     is_flushed = (row.kv_epoch, row.kv_revision) == (expected.epoch, expected.revision)
-    return is_flushed and not pending_keys(connection, BUCKET, [agent_state_key(agent_id, key)])
+    return is_flushed and not row.is_pending
 
 
 def expiry(ttl_seconds: int | None) -> datetime | None:

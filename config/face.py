@@ -65,6 +65,7 @@ ROOMS: list[tuple[str, list[Entry]]] = [
             ("Outbox", "outbox", "bridge.outboxrow"),
             ("Quarantine", "report", "bridge.quarantinedrow"),
             ("Dead letters", "mark_email_unread", "bridge.deadletter"),
+            ("Hydration", "opacity", "bridge.hydration"),
             ("Conflicts", "call_split", "bridge.conflict"),
             ("Conflict rules", "gavel", "bridge.conflictrule"),
             ("Flushed buckets", "water_drop", "bridge.source"),

@@ -27,10 +27,13 @@ def test_an_agent_from_registration_to_termination():
     run("state", agent_id, "--set", '{"page": 1}')
     run("checkpoint", agent_id, "--name", "one")
     run("state", agent_id, "--set", '{"page": 2}')
-    assert run("rollback", agent_id, "--dry-run")["counts"] == {"keys": 0}
+    plan = run("rollback", agent_id, "--dry-run")
+    assert plan["steps"] == [{"action": "set", "object": "page", "why": "2 becomes 1"}]
     assert run("state", agent_id)["items"] == [{"key": "page", "value": 2}]
     assert run("rollback", agent_id, "--checkpoint", "one")["counts"] == {"keys": 1}
     assert run("state", agent_id)["items"] == [{"key": "page", "value": 1}]
+    assert run("rollback", agent_id, "--undo", "--reason", "no")["counts"] == {"keys": 1}
+    assert run("state", agent_id)["items"] == [{"key": "page", "value": 2}]
     assert run("terminate", agent_id)["items"][0]["status"] == "terminated"
 
 

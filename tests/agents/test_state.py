@@ -7,10 +7,11 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from agents.checkpoints import create_checkpoint, find_checkpoint, roll_back
+from agents.checkpoints import create_checkpoint, find_checkpoint
 from agents.errors import StaleEpoch, UnknownAgent, UnknownCheckpoint
 from agents.models import Agent, AgentState, Checkpoint, StateHistory, TypeSettings
 from agents.registry import register_agent
+from agents.rollback import find_undo, plan_roll_back, roll_back
 from agents.state import (
     MAX_VALUE_BYTES,
     ValueTooLarge,
@@ -19,6 +20,8 @@ from agents.state import (
     read_state,
     write_state,
 )
+from operators.audit import Actor
+from operators.models import AuditEntry
 from pg.errors import Refused
 
 pytestmark = pytest.mark.django_db
@@ -117,13 +120,54 @@ def test_history_is_kept_only_where_the_type_asks_for_it(agent):
 def test_roll_back_restores_deletes_and_raises_the_epoch(agent):
     write_state(agent.pk, {"a": 1, "b": 2})
     saved = create_checkpoint(agent.pk, "before")
-    write_state(agent.pk, {"a": 9, "c": 3})
-    assert roll_back(agent.pk, saved) == 3
+    write_state(agent.pk, {"a": 9, "b": False, "c": 3})
+    plan = [(each.key, each.action, each.before, each.after) for each in plan_roll_back(agent.pk, saved)]
+    assert plan == [("a", "set", 9, 1), ("b", "set", False, 2), ("c", "delete", 3, None)]
+    assert back(agent, saved).changed == 3
+    assert plan_roll_back(agent.pk, saved) == []
     assert read_state(agent.pk) == {"a": 1, "b": 2}
     agent.refresh_from_db()
     assert agent.epoch == 2
     with pytest.raises(StaleEpoch):
         write_state(agent.pk, {"a": 9}, epoch=1)
+
+
+def back(agent, checkpoint):
+    return roll_back(agent.pk, checkpoint, by=Actor("ann", "command"), reason="it went astray")
+
+
+def test_a_roll_back_can_be_undone_and_that_again(agent):
+    write_state(agent.pk, {"a": 1})
+    saved = create_checkpoint(agent.pk)
+    write_state(agent.pk, {"a": 2, "b": None})
+    done = back(agent, saved)
+    assert (find_undo(agent.pk), done.epoch) == (done.undo, 2)
+    back(agent, find_undo(agent.pk))
+    assert read_state(agent.pk) == {"a": 2, "b": None}
+    back(agent, find_undo(agent.pk))
+    assert read_state(agent.pk) == {"a": 1}
+    entry = AuditEntry.objects.filter(action="agents.roll_back").order_by("pk")[0]
+    assert (entry.reason, entry.details["undo"], entry.details["keys"]) == (
+        "it went astray",
+        str(done.undo.pk),
+        2,
+    )
+
+
+def test_who_was_never_rolled_back_has_nothing_to_undo(agent):
+    with pytest.raises(UnknownCheckpoint, match="never rolled back"):
+        find_undo(agent.pk)
+
+
+def test_a_time_to_live_is_put_back_and_what_is_over_by_then_is_not(agent):
+    soon = timezone.now() + timedelta(hours=1)
+    write_state(agent.pk, {"soon": 1, "over": 2}, expires_at=soon)
+    saved = create_checkpoint(agent.pk)
+    saved.state_snapshot["over"]["expires_at"] = (timezone.now() - timedelta(seconds=1)).isoformat()
+    write_state(agent.pk, {"soon": 5, "over": 6})
+    back(agent, saved)
+    assert read_state(agent.pk) == {"soon": 1}
+    assert AgentState.objects.get(agent=agent, state_key="soon").expires_at == soon
 
 
 def test_checkpoints_are_found_by_id_by_name_and_newest(agent):
@@ -139,7 +183,7 @@ def test_checkpoints_are_found_by_id_by_name_and_newest(agent):
 def test_a_checkpoint_of_another_agent_is_refused(agent):
     other = register_agent("reader", "other")
     with pytest.raises(UnknownCheckpoint):
-        roll_back(agent.pk, create_checkpoint(other.pk))
+        back(agent, create_checkpoint(other.pk))
 
 
 @pytest.mark.django_db(transaction=True)

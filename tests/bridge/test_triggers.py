@@ -131,9 +131,28 @@ def test_changes_that_nobody_sees_send_nothing(agent):
     state(agent, "a", 1).save()
     empty_outbox()
     rows("UPDATE agents.state SET state_value = state_value")
-    rows("UPDATE agents.state SET expires_at = now() + interval '1 day', kv_revision = 5")
+    rows("UPDATE agents.state SET kv_revision = 5")
     rows("UPDATE agents.state SET state_value = '2' WHERE false")
     assert outbox() == []
+
+
+def test_a_time_to_live_is_sent_with_the_value_and_when_it_alone_changes(agent):
+    AgentState.objects.create(agent=agent, state_key="a", state_value=1)
+    rows("UPDATE agents.state SET expires_at = '2100-01-01Z'")
+    rows("UPDATE agents.state SET expires_at = expires_at")
+    assert rows(
+        "SELECT op::text, expires_at::text FROM bridge.outbox WHERE target = 'AGENT_STATE' AND op <> 'E'"
+    ) == [
+        ("U", None),
+        ("U", "2100-01-01 00:00:00+00"),
+    ]
+
+
+def test_a_new_epoch_is_sent_once(agent):
+    empty_outbox()
+    rows("UPDATE agents.registry SET epoch = 7")
+    rows("UPDATE agents.registry SET epoch = 7")
+    assert of("AGENT_STATE") == [(f"{agent.pk}.=epoch", "U", {"epoch": 7})]
 
 
 def test_what_came_from_kv_is_not_sent_back(agent):

@@ -116,6 +116,7 @@ VALID = {
         "error": "'e'",
         "attempts": "1",
     },
+    "bridge.hydration": {"agent_id": A1},
     "bridge.conflict": {"target": "'t'", "key": "'k'", "base_revision": "1", "kv_revision": "2"},
     "bridge.conflict_rules": {"bucket": "'AGENT_STATE'", "strategy": "'reject'"},
     "bridge.dead_letters": {
@@ -374,6 +375,8 @@ BREAKS = [
     ("bridge.outbox", "payload_unless_deleted", {"op": "'D'"}),
     ("bridge.outbox", "valid_op", {"op": "'X'"}),
     ("bridge.quarantine", "valid_attempts", {"attempts": "0"}),
+    ("bridge.hydration", "valid_counts", {"stored": "1"}),
+    ("bridge.hydration", "valid_phase", {"phase": "'hot'"}),
     ("bridge.conflict", "newer_revision", {"kv_revision": "1"}),
     ("bridge.conflict", "valid_strategy", {"strategy": "'coin'"}),
     ("bridge.conflict", "valid_winner", {"winner": "'nobody'"}),

@@ -6,11 +6,13 @@ from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 from uuid import UUID
 
-from agents.checkpoints import create_checkpoint, find_checkpoint, roll_back
+from agents.checkpoints import create_checkpoint, find_checkpoint
 from agents.liveness import record_heartbeats
-from agents.models import Agent, AgentStatus, Liveness
+from agents.models import Agent, AgentStatus, Checkpoint, Liveness
 from agents.registry import register_agent, resume_agent, suspend_agent, terminate_agent
+from agents.rollback import UNDO, describe, find_undo, plan_roll_back, roll_back
 from agents.state import read_state, write_state
+from operators.audit import Actor
 from operators.command import Answer, OperatorCommand
 
 
@@ -68,7 +70,12 @@ def add_checkpoint_verbs(command: OperatorCommand) -> None:
     )
     parser.add_argument("agent_id", type=UUID)
     parser.add_argument("--checkpoint", help="id or name; the newest without it")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done")
+    parser.add_argument("--undo", action="store_true", help="back to what the last roll-back replaced")
+    parser.add_argument(
+        "--force", action="store_true", help="also when the agent's last writes are not in PostgreSQL"
+    )
+    parser.add_argument("--reason", default="", help="why; kept in the audit")
+    parser.add_argument("--dry-run", action="store_true", help="print what would change")
 
 
 def row_of(agent: Agent) -> dict[str, Any]:
@@ -136,12 +143,27 @@ def state(agent_id: UUID, values: dict[str, Any] | None, **_: Any) -> Answer:
 
 def checkpoint(agent_id: UUID, name: str | None, **_: Any) -> Answer:
     made = create_checkpoint(agent_id, name, trigger_event="operator")
-    return Answer(items=[{"checkpoint_id": made.pk, "keys": len(made.state_snapshot)}])
+    item = {"checkpoint_id": made.pk, "keys": len(made.state_snapshot), "kv_revision": made.kv_revision}
+    warnings = [] if made.kv_revision is not None else ["not sure that it has the agent's last writes to KV"]
+    return Answer(items=[item], warnings=warnings)
 
 
-def rollback(agent_id: UUID, checkpoint: str | None, dry_run: bool, **_: Any) -> Answer:
-    found = find_checkpoint(agent_id, checkpoint)
-    why = f"as of {found.created_at:%Y-%m-%d %H:%M:%S} UTC ({len(found.state_snapshot)} keys), under a new epoch"
-    steps = [{"action": "restore", "object": f"state of {agent_id}", "why": why}]
-    changed = 0 if dry_run else roll_back(agent_id, found)
-    return Answer(steps=steps, counts={"keys": changed})
+def rollback(
+    agent_id: UUID, checkpoint: str | None, undo: bool, force: bool, reason: str, dry_run: bool, **_: Any
+) -> Answer:
+    """Plan, print, roll back. The checkpoint that undoes it is in the answer."""
+    found = find_undo(agent_id) if undo else find_target(agent_id, checkpoint)
+    steps = describe(plan_roll_back(agent_id, found))
+    if dry_run:
+        return Answer(steps=steps, counts={"keys": len(steps)})
+    done = roll_back(agent_id, found, by=Actor.of_command(), reason=reason, force=force)
+    item = {"checkpoint_id": found.pk, "undo_checkpoint_id": done.undo.pk, "epoch": done.epoch}
+    return Answer(steps=steps, items=[item], counts={"keys": done.changed}, warnings=list(done.warnings))
+
+
+def find_target(agent_id: UUID, checkpoint: str | None) -> Checkpoint:
+    """Return the checkpoint named; the newest that somebody made, not a roll-back, for None."""
+    if checkpoint is not None:
+        return find_checkpoint(agent_id, checkpoint)
+    made = Checkpoint.objects.filter(agent_id=agent_id).exclude(trigger_event=UNDO).order_by("-created_at")
+    return made.first() or find_checkpoint(agent_id)

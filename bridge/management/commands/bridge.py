@@ -15,6 +15,7 @@ from bridge.fence import has_leader
 from bridge.figures import Reporter, read_bridges, rows_of
 from bridge.flush_runner import Flusher
 from bridge.heartbeats import Heartbeats
+from bridge.hydration_command import add_hydration_verbs
 from bridge.models import DeadLetter, QuarantinedRow
 from bridge.outbox import read_depth
 from bridge.part import run_parts
@@ -43,6 +44,7 @@ class Command(OperatorCommand):
         plan.add_argument("--dry-run", action="store_true", help="only print the steps")
         compare = self.add_verb("reconcile", run_reconcile, "compare PostgreSQL with KV and repair KV")
         compare.add_argument("--dry-run", action="store_true", help="only report")
+        add_hydration_verbs(self)
         add_state_verb(self)
         again = self.add_verb("redrive", run_redrive, "send through again what was set apart")
         again.add_argument("--consumer", help="only dead letters of this consumer (flusher, ...)")
