@@ -5,6 +5,7 @@ servers that it started), else from the default beside it. A value that can't be
 one line that names the variable, and a HINT (exit 2).
 """
 
+import re
 import secrets
 import sys
 from collections.abc import Callable
@@ -58,6 +59,15 @@ def email(name: str, default: str) -> dict[str, Any]:
         scheme = env.str(name).partition(":")[0]  # not the rest: it may hold a password
         hint = "use smtp+tls://user:password@host:587, smtp://host:25 or consolemail://"
         refuse(name, f"{scheme}:...", "not the URL of a mail server", hint)
+
+
+def s3_url(name: str) -> str:
+    """Return variable `name`, s3://bucket or s3://bucket/prefix, as it is; empty where it is not set."""
+    value: str = env.str(name, default="")
+    if value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.*'()/-]*)?", value, re.ASCII):
+        hint = "use s3://bucket or s3://bucket/prefix; the server's address goes into AWS_ENDPOINT_URL"
+        refuse(name, repr(value), "not a bucket of S3", hint)
+    return value
 
 
 def boolean(name: str, default: bool) -> bool:

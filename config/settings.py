@@ -6,7 +6,7 @@ from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from kombu import Queue
 
 from config import env as _env
-from config.env import boolean, database, email, env, integer, secret_key
+from config.env import boolean, database, email, env, integer, s3_url, secret_key
 from config.face import make_face
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -144,6 +144,7 @@ NATS_REPLICAS = integer("MISTERSMITH_NATS_REPLICAS", 3, 1, 5)
 PARTITIONS_ARCHIVE_DIR = Path(
     env.str("MISTERSMITH_PARTITIONS_ARCHIVE_DIR", default=str(MISTERSMITH_HOME / "archive"))
 ).resolve()
+PARTITIONS_ARCHIVE_S3_URL = s3_url("ARCHIVE_S3_URL")  # "": archives stay on this machine
 PARTITIONS_LOCK_TIMEOUT_MS = integer("MISTERSMITH_PARTITIONS_LOCK_TIMEOUT_MS", 1000, 10, 60_000)
 
 # -- recovery (design section 7) ----------------------------------------------------------------------------

@@ -6,12 +6,16 @@ class PartitionsConfig(AppConfig):
     name = "partitions"
 
     def ready(self) -> None:
+        from django.conf import settings
+
         from operators.schedules import declare_schedule
-        from partitions import checks, metrics
+        from partitions import checks, metrics, s3, upload
         from partitions.policies import install_policies
 
         checks.register()
         metrics.register()
+        if url := getattr(settings, "PARTITIONS_ARCHIVE_S3_URL", ""):
+            upload.register_store(s3.S3Store(url))
         post_migrate.connect(install_policies, sender=self, dispatch_uid="partitions.policies")
         declare_schedule(
             "partitions: upkeep",

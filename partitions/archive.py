@@ -5,7 +5,6 @@ of the partition, taken in the snapshot that was written. A row in partitions.ar
 `verified` after the proof; one that stayed `writing` belongs to a run that died, and the next one clears it away.
 """
 
-import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -217,27 +216,28 @@ def copy_away(archive: Archive) -> None:
 def told(what: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise ArchiveFailed(
-            f"{what}: {error}", "the next run tries again; the partition stays where it is"
-        ) from error
+    except (OSError, MisterSmithError) as error:
+        hint = "; ".join(filter(None, [getattr(error, "hint", ""), "the next run tries again"]))
+        raise ArchiveFailed(f"{what}: {error}", f"{hint}; the partition stays where it is") from error
 
 
 # -- is it still good? --------------------------------------------------------------------------------------
 def check_file(archive: Archive) -> None:
     """Raise ArchiveDamaged, and mark the archive so, unless the file is the one that was verified.
 
-    A file that is gone here is fetched from the object store first.
+    A file that is gone here is fetched from the object store first; that a store is away (Unreachable) marks nothing.
     """
     path = path_of(archive)
     problem = None
     try:
         if not path.exists():
-            fetch(archive)
+            fetch(archive, path)
         if digest_of(path) != archive.sha256:
             problem = f"{path} has changed since it was verified"
     except OSError as error:
         problem = f"{path} cannot be read: {error}"
+    except ArchiveDamaged as error:
+        problem = str(error)
     if problem:
         archive.state, archive.error = Archive.State.DAMAGED, problem
         archive.save(update_fields=["state", "error"])
@@ -247,13 +247,20 @@ def check_file(archive: Archive) -> None:
         raise ArchiveDamaged(problem, hint)
 
 
-def fetch(archive: Archive) -> None:
+def fetch(archive: Archive, path: Path) -> None:
+    """Copy the file from the object store. It is here when it is the one that was verified, or not at all."""
     store = upload.store()
     if store is None or not archive.uploaded_to:
         raise FileNotFoundError("it is gone, and no copy is known")
-    path = path_of(archive)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    store.get(f"partitions/{archive.location}", path)
+    part = path.with_name(path.name + ".part")
+    try:
+        store.get(f"partitions/{archive.location}", part)
+        if digest_of(part) != archive.sha256:
+            raise ArchiveDamaged(f"{archive.uploaded_to} is not the file that was verified")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def check_rows(archive: Archive) -> None:
@@ -266,16 +273,20 @@ def check_rows(archive: Archive) -> None:
 
 
 def check_archives() -> list[tuple[Archive, str | None]]:
-    """Read every archive's file again; return each with its problem. One that is found good again is verified again."""
+    """Read every archive's file again; return each with its problem. One that is found good again is verified again.
+
+    Where a file is in the object store only and that is away, the problem says so, and the state stays.
+    """
     found: list[tuple[Archive, str | None]] = []
     states = (Archive.State.VERIFIED, Archive.State.DAMAGED)
     for archive in Archive.objects.filter(state__in=states):
         problem = None
-        with contextlib.suppress(ArchiveDamaged):
+        try:
             check_file(archive)
             if archive.state == Archive.State.DAMAGED:
                 archive.state, archive.error = Archive.State.VERIFIED, None
                 archive.save(update_fields=["state", "error"])
-        problem = archive.error
+        except MisterSmithError as error:
+            problem = str(error)
         found.append((archive, problem))
     return found

@@ -1,4 +1,4 @@
-"""Where archives are copied to besides this machine's disk, if anywhere. A room above registers its object store.
+"""Where archives are copied to besides this machine's disk, if anywhere: `partitions.s3`, or a store of your own.
 
 from partitions.upload import register_store
 register_store(store)          # in AppConfig.ready, when it is configured

@@ -54,6 +54,7 @@ def test_production_settings_pass_the_deployment_check(tmp_path):
         ({"MISTERSMITH_WEB_PORT": "70000"}, ["MISTERSMITH_WEB_PORT=70000", "1 to 65535"]),
         ({"DATABASE_URL": "nonsense"}, ["DATABASE_URL", "postgresql://"]),
         ({"DATABASE_URL": "sqlite:///x.db"}, ["DATABASE_URL", "postgresql://"]),
+        ({"ARCHIVE_S3_URL": "https://s3.example.org/b"}, ["ARCHIVE_S3_URL", "s3://bucket/prefix"]),
         ({"EMAIL_URL": "ftp://host"}, ["EMAIL_URL=ftp:...", "smtp+tls://"]),
     ],
 )

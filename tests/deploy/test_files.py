@@ -181,7 +181,7 @@ def test_the_servers_own_parser_takes_nats_conf_and_misses_a_missing_password(pa
 def documented():
     """Return the variables in the first column of docs/settings.md's tables."""
     rows = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
-    return {name for row in rows for name in re.findall("`([A-Z_]+)`", row)}
+    return {name for row in rows for name in re.findall("`([A-Z0-9_]+)`", row)}
 
 
 def required():

@@ -205,8 +205,9 @@ def check_files() -> Answer:
         {"archive": one.pk, "partition": one.partition_name, "state": one.state, "problem": problem}
         for one, problem in found
     ]
-    damaged = sum(problem is not None for _, problem in found)
-    return Answer(items=items, counts={"archives": len(items), "damaged": damaged}, ok=not damaged)
+    damaged = sum(one.state == Archive.State.DAMAGED for one, _ in found)
+    ok = all(problem is None for _, problem in found)
+    return Answer(items=items, counts={"archives": len(items), "damaged": damaged}, ok=ok)
 
 
 def attach(archive: str, release: bool, reason: str, **_: Any) -> Answer:
