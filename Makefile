@@ -52,7 +52,7 @@ faults: $(VENV)/.installed-dev ## kill things while they work, and count: a tabl
 bench: $(VENV)/.installed-dev .bench/.installed ## measure (ONLY=<room> for one, QUICK=1 for a try that never counts)
 	@shopt -s nullglob; failed=0; found=0; \
 	for script in bench/$${ONLY:-*}.py; do name=$$(basename "$$script" .py); \
-		[ "$$name" != __init__ ] || continue; \
+		[ "$$name" != __init__ ] && [ -f "$$script" ] || continue; \
 		found=1; echo "== bench/$$name.py"; $(RUN) -m "bench.$$name" || failed=1; done; \
 	if [ $$found = 0 ]; then echo "bench/$${ONLY:-*}.py: there is no such benchmark" >&2; exit 2; fi; exit $$failed
 
