@@ -1,12 +1,13 @@
 """A bar that cannot fail is none: each way to miss one is seen."""
 
 import json
+import tomllib
 
 import pytest
 
 from bench.frame import Report, percentile
 from bench.frame.bars import judge
-from bench.frame.check import main
+from bench.frame.check import BARS, main
 
 BAR = {"at_least": 0.9, "unit": "rows/s", "rows": 100, "runs": 2, "peer": "COPY"}
 
@@ -103,3 +104,12 @@ def test_percentile_is_the_nearest_rank():
     assert percentile([3.0, 1.0, 2.0, 4.0], 50) == 2.0
     assert percentile([3.0, 1.0, 2.0, 4.0], 99) == 4.0
     assert percentile([7.0], 1) == 7.0
+
+
+def test_the_committed_bars_can_be_read():
+    for room, metrics in tomllib.loads(BARS.read_text()).items():
+        for name, bar in metrics.items():
+            assert {"unit", "rows", "runs"} <= set(bar), f"{room}.{name}"
+            assert {"at_least", "at_most"} & set(bar), (
+                f"{room}.{name}: a bar without a limit cannot be missed"
+            )
