@@ -7,6 +7,8 @@ and one of its rows are opened as soon as the navigation (config/face.py) names 
 from collections.abc import Callable
 
 from django.apps import apps
+from django.contrib import admin
+from django.test import RequestFactory
 from django.urls import reverse
 
 from config.face import ROOMS
@@ -39,6 +41,8 @@ def list_of(model: str) -> str:
 
 
 def row_of(model: str) -> str | None:
-    """Return the address of the page of a row of `model`; None where there is no row. One query."""
-    pk = apps.get_model(model).objects.order_by("pk").values_list("pk", flat=True).first()
+    """Return the address of the page of a row that the list of `model` has; None where there is none. One query."""
+    kind = apps.get_model(model)
+    shown = admin.site.get_model_admin(kind).get_queryset(RequestFactory().get("/"))
+    pk = shown.order_by("pk").values_list("pk", flat=True).first()
     return None if pk is None else reverse(f"admin:{model.replace('.', '_')}_change", args=[pk])

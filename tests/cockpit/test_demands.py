@@ -10,31 +10,21 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from cockpit.servers import Postgres, Running, postgres
+from cockpit.servers import Running
 from pg import demands
+from tests.versions import PROGRAMS, has_programs, make_server
 
-DEBIAN = Path("/usr/lib/postgresql/15/bin")
+DEBIAN = PROGRAMS[15]
 CHECKOUT = Path(__file__).parents[2]
 
 
-class Postgres15(Postgres):
-    """Debian's: without pgvector, and older than some of our settings."""
-
-    def programs(self):
-        return DEBIAN
-
-
 @pytest.fixture
-def server_without_pgvector(own_home, monkeypatch):
-    if not (DEBIAN / "postgres").is_file():
+def server_without_pgvector(own_home):
+    if not has_programs(15):
         pytest.skip("postgresql-15 is not installed: make system-deps")
     if (DEBIAN.parents[2] / "share/postgresql/15/extension/vector.control").is_file():
         pytest.skip("postgresql-15-pgvector is installed")
-    older = [option for option in postgres.INITDB if not option.startswith(("--locale-", "--builtin"))]
-    monkeypatch.setattr(postgres, "INITDB", older)
-    monkeypatch.setattr(postgres, "wheel_version", lambda: "15")
-    monkeypatch.delitem(postgres.SETTINGS, "summarize_wal")
-    with Running(Postgres15(own_home)) as running:
+    with Running(make_server(15, own_home)) as running:
         yield running.server
 
 

@@ -73,16 +73,11 @@ class Story:
         self.moments[name] = Moment(count, time, lsn, str(xid))
         return self.moments[name]
 
-    def archive_to(self, root: Path) -> None:
-        """Let the server archive into another backup folder from now on."""
-        place = archiving.prepare_archive(root, account.server_user())
-        python = archiving.find_interpreter(place / "bin" / archiving.PROGRAM.name, account.server_user())
+    def archive_to(self, *roots: Path) -> None:
+        """Let the server archive into each of these backup folders from now on."""
+        command = " && ".join(archive_command_for(root) for root in roots)
         with self.connect() as session:
-            session.execute(
-                sql.SQL("ALTER SYSTEM SET archive_command = {}").format(
-                    archiving.archive_command(place, python)
-                )
-            )
+            session.execute(sql.SQL("ALTER SYSTEM SET archive_command = {}").format(command))
             session.execute("SELECT pg_reload_conf()")
 
     def segments(self) -> list[str]:
@@ -110,6 +105,12 @@ class Story:
             cluster.server.connect("mistersmith") as session,
         ):
             return int(session.execute("SELECT count(*) FROM public.numbered").fetchone()[0])
+
+
+def archive_command_for(root: Path) -> str:
+    place = archiving.prepare_archive(root, account.server_user())
+    python = archiving.find_interpreter(place / "bin" / archiving.PROGRAM.name, account.server_user())
+    return archiving.archive_command(place, python)
 
 
 def begin_story(home: Path) -> Story:
@@ -162,9 +163,9 @@ def story(told: Story, backup_dir: Path, monkeypatch: pytest.MonkeyPatch, db: No
 
 
 @pytest.fixture
-def live(story: Story) -> Iterator[Story]:
-    """The same, and its server archives into this test's folder while it lasts."""
-    story.archive_to(story.root)
+def live(story: Story, told: Story) -> Iterator[Story]:
+    """The same, and its server archives into this folder too: the original must not get a gap."""
+    story.archive_to(story.root, told.root)
     yield story
     with story.connect() as session:
         session.execute("ALTER SYSTEM RESET archive_command")

@@ -14,7 +14,6 @@ from kombu.exceptions import OperationalError
 
 from monitoring import registry
 from operators.schedules import declared_schedules
-from recovery import admin as recovery_admin
 from recovery import catalogue, checks, daily, manifest
 from recovery.errors import ToolFailed
 from recovery.jobs import daily_backup_job, verify_job
@@ -226,12 +225,13 @@ def test_metrics_tell_age_size_and_numbers():
 @pytest.fixture
 def sent(monkeypatch):
     ids = []
-    monkeypatch.setattr(recovery_admin.verify_job, "delay", ids.append)
+    monkeypatch.setattr(verify_job, "delay", ids.append)
     return ids
 
 
 def post_verify(client, *backups):
     values = {"action": "verify", "_selected_action": [str(backup.pk) for backup in backups]}
+    values |= {"confirmed": "yes", "reason": "to be sure"}
     return client.post(LIST, values, follow=True).content.decode()
 
 
@@ -268,7 +268,7 @@ def test_a_broker_that_is_away_is_told(admin_client, monkeypatch):
     def refuse(_):
         raise OperationalError("connection refused")
 
-    monkeypatch.setattr(recovery_admin.verify_job, "delay", refuse)
+    monkeypatch.setattr(verify_job, "delay", refuse)
     assert "broker does not answer" in post_verify(admin_client, row(1, "complete"))
 
 
