@@ -18,8 +18,13 @@ MAX_TOKEN_LENGTH = 1024  # longer texts are not even hashed
 
 
 def mint_token() -> str:
-    """Return a new token: 32 random bytes as 43 URL-safe characters."""
-    return secrets.token_urlsafe(TOKEN_BYTES)
+    """Return a new token: 32 random bytes as 43 URL-safe characters, of which the first is no hyphen.
+
+    A command would take a token that begins with one for an option, and repeat it in its error.
+    """
+    while (token := secrets.token_urlsafe(TOKEN_BYTES)).startswith("-"):
+        pass
+    return token
 
 
 def is_possible(token: str) -> bool:

@@ -12,6 +12,12 @@ def test_every_token_is_another_one_of_32_random_bytes():
     assert {len(token) for token in tokens} == {43}
 
 
+def test_no_token_looks_like_an_option(monkeypatch):
+    drawn = iter(["-option", "--other", "token-1"])
+    monkeypatch.setattr("secrets.token_urlsafe", lambda size: next(drawn))
+    assert mint_token() == "token-1"
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("token", ["a token of plain letters", "", "ümläut", "x" * 5000])
 def test_python_and_sql_make_the_same_id_and_digest(token):
