@@ -1,11 +1,10 @@
 """pg_partman on Debian's PostgreSQL 15, with copies of our tables that are partitioned by their time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import psycopg
 
@@ -34,14 +33,21 @@ WHERE conrelid = %s::regclass AND contype = 'f' AND conparentid = 0
 """
 
 
-@dataclass(frozen=True)
 class Debian15(Postgres):
-    """The server of the package postgresql-15."""
+    """The server of the package postgresql-15: older than some of our settings and options."""
 
-    folder: Path = field(default=PROGRAMS)
+    initdb_options = tuple(
+        option for option in postgres.INITDB if not option.startswith(("--locale-", "--builtin"))
+    )
+    defaults: Mapping[str, str] = {
+        name: value for name, value in postgres.SETTINGS.items() if name != "summarize_wal"
+    }
+
+    def major(self) -> str:
+        return "15"
 
     def programs(self) -> Path:
-        return self.folder
+        return PROGRAMS
 
 
 @dataclass(frozen=True)
@@ -74,18 +80,11 @@ def server(home: Path, ours: Session, tables: list[str], days: int, ahead_days: 
         return
     folder = home / "partman"
     folder.mkdir(mode=0o711)
-    options = [option for option in postgres.INITDB if not option.startswith(("--locale-", "--builtin"))]
-    known = {name: value for name, value in postgres.SETTINGS.items() if name != "summarize_wal"}
-    with (
-        patch.object(postgres, "INITDB", options),
-        patch.object(postgres, "SETTINGS", known),
-        patch.object(postgres, "wheel_version", lambda: "15"),
-    ):
-        running = Running(
-            Debian15(folder, settings={"shared_buffers": "256MB", "max_locks_per_transaction": "256"})
-        )
-        with running, psycopg.connect(running.server.url(), autocommit=True) as session:
-            yield fill(ours, session, running.server.url(), tables, days, ahead_days)
+    running = Running(
+        Debian15(folder, settings={"shared_buffers": "256MB", "max_locks_per_transaction": "256"})
+    )
+    with running, psycopg.connect(running.server.url(), autocommit=True) as session:
+        yield fill(ours, session, running.server.url(), tables, days, ahead_days)
 
 
 def fill(ours: Session, session: Session, dsn: str, tables: list[str], days: int, ahead_days: int) -> Peer:
