@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import nats
 import nats.errors
 from django.conf import settings
 from nats.aio.client import Client as NatsClient
@@ -53,6 +52,7 @@ class Link:
         self.last_error = "not connected yet"
         self.reconnects = 0
         self._closing = False
+        self._nc: NatsClient | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
         self._thread.start()
@@ -118,7 +118,9 @@ class Link:
                 await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _open(self) -> NatsClient:
-        return await nats.connect(
+        self._drop_transport()
+        self._nc = NatsClient()
+        await self._nc.connect(
             self.servers,
             name="mistersmith",
             connect_timeout=CONNECT_SECONDS,
@@ -132,6 +134,7 @@ class Link:
             reconnected_cb=self._note_return,
             closed_cb=self._reopen,
         )
+        return self._nc
 
     async def _note_error(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}".rstrip(": ")
@@ -162,6 +165,14 @@ class Link:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        self._drop_transport()
+        await asyncio.sleep(0)  # lets the loop close the socket
+
+    def _drop_transport(self) -> None:
+        """Close the socket of a client that was stopped while it connected, or while it closed itself: nats-py (2.16)
+        leaves it open then, and close() of such a client does nothing."""
+        if self._nc is not None and self._nc._transport is not None:
+            self._nc._transport.close()
 
     # -- helpers ----------------------------------------------------------------------------------------------
     def _wait_for(self, future: "concurrent.futures.Future[T]", deadline: float) -> T:

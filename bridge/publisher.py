@@ -21,6 +21,9 @@ from pg.errors import Unreachable
 
 WINDOW = 500  # messages in flight
 MULTI_GET = 1_000  # subjects per read; the server refuses more than 1,024
+ANSWER_BYTES = (
+    8 << 20
+)  # per read: nats-server (max_pending, 64 MiB) cuts off a client that it has more waiting for
 
 WRONG_LAST_SEQUENCE = 10071
 TOO_LARGE = 10054
@@ -158,7 +161,7 @@ async def read_last(
     for wanted in chunks([subject for subject in subjects if is_subject(subject)], MULTI_GET):
         missing = list(wanted)
         while missing:
-            request = {"multi_last": missing, "batch": MULTI_GET}
+            request = {"multi_last": missing, "batch": MULTI_GET, "max_bytes": ANSWER_BYTES}
             messages, is_complete = await direct_get(nc, stream, request, timeout_seconds)
             found |= {message.headers["Nats-Subject"]: to_last(message) for message in messages}
             missing = [subject for subject in missing if subject not in found]
@@ -175,7 +178,7 @@ async def read_sync_ids(
     ids: set[int] = set()
     start: dict[str, Any] = {"start_time": since.isoformat()} if since else {"seq": 1}
     while True:
-        request = {**start, "next_by_subj": subject, "batch": MULTI_GET}
+        request = {**start, "next_by_subj": subject, "batch": MULTI_GET, "max_bytes": ANSWER_BYTES}
         messages, is_complete = await direct_get(nc, stream, request, timeout_seconds)
         ids |= {to_last(message).sync_id for message in messages} - {0}
         if is_complete or not messages:

@@ -1,4 +1,6 @@
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -7,7 +9,8 @@ import time
 import pytest
 
 from bridge import connection
-from bridge.connection import call
+from bridge.connection import Link, call
+from cockpit.servers.ports import free_port
 from pg.errors import Unreachable
 from tests.bridge.conftest import value, wait_until
 
@@ -64,6 +67,29 @@ def test_a_server_that_is_away_is_named_without_its_password(settings):
     assert "secret" not in str(caught.value)
     assert "NATS_URL" in caught.value.hint
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param([], id="before-it-says-a-word"),
+        pytest.param([b"INFO {}\r\n"], id="before-it-lets-us-in"),
+        pytest.param([b"INFO {}\r\n", b"-ERR 'Authorization Violation'\r\n"], id="when-it-refuses-us"),
+    ],
+)
+def test_a_link_that_is_closed_while_it_connects_leaves_no_socket_open(words):
+    """A server that lets us wait, played by a bare socket."""
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+        link = Link(f"nats://user:secret@127.0.0.1:{server.getsockname()[1]}")
+        accepted, _ = server.accept()
+        with accepted:
+            accepted.settimeout(30)
+            for word in words:
+                accepted.sendall(word)
+            link.close()
+            with contextlib.suppress(ConnectionResetError):  # closed before it had read all
+                while accepted.recv(4096):
+                    pass
 
 
 def complaint():

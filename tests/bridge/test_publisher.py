@@ -8,6 +8,7 @@ import pytest
 
 from bridge import connection
 from bridge.publisher import (
+    ANSWER_BYTES,
     BAD_SUBJECT,
     NO_RESPONDERS,
     TOO_LARGE,
@@ -56,7 +57,7 @@ def test_thousands_of_messages_keep_their_order_and_can_be_read_at_once():
 
 def test_values_larger_than_one_answer_are_read_completely():
     value = b"x" * (1 << 19)
-    subjects = [f"$KV.AGENT_STATE.k{n}" for n in range(150)]
+    subjects = [f"$KV.AGENT_STATE.k{n}" for n in range(2 * ANSWER_BYTES // len(value) + 1)]
     publish(*(Message(subject, value) for subject in subjects))
     found = connection.call(lambda client: read_last(client.nc, "KV_AGENT_STATE", subjects, 10), 60)
     assert set(found) == set(subjects)

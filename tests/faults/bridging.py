@@ -17,6 +17,7 @@ from uuid import UUID, uuid5
 import psycopg
 
 from bridge.connection import Client, Link
+from bridge.setup import read_info
 from pg.errors import Unreachable
 from tests.bridge.conftest import wait_until
 from tests.faults.ledger import Faults
@@ -94,6 +95,12 @@ class Bridging:
             )
         return False
 
+    def has_bucket(self) -> bool:
+        """Whether JetStream answers for the bucket that agents write to: the leading bridge makes it."""
+        with suppress(Unreachable):
+            return self.link.call(has_bucket, 5)
+        return False
+
     # -- writers ----------------------------------------------------------------------------------------------
     @contextmanager
     def writers(self, pause_seconds: float = 0.002) -> Iterator[None]:
@@ -164,11 +171,11 @@ class Bridging:
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
 
         async def publish(client: Client) -> int:
-            answer = await client.jetstream.publish(f"$KV.AGENT_STATE.{agent}.{key}", data, timeout=2)
+            answer = await client.jetstream.publish(f"$KV.AGENT_STATE.{agent}.{key}", data, timeout=10)
             return int(answer.seq)
 
         try:
-            return self.link.call(publish, 3)
+            return self.link.call(publish, 11)
         except Exception as error:
             raise Unreachable(str(error)) from error
 
@@ -228,6 +235,10 @@ def upsert(session: Any, agent: UUID, key: str, number: int) -> None:
         " ON CONFLICT (agent_id, state_key) DO UPDATE SET state_value = EXCLUDED.state_value",
         [agent, key, number],
     )
+
+
+async def has_bucket(client: Client) -> bool:
+    return await read_info(client, "KV_AGENT_STATE") is not None
 
 
 async def read_stream(client: Client, stream: str) -> Any:

@@ -28,7 +28,7 @@ def bridging(own_database, nats, tmp_path):
     made = Bridging(own_database.url, nats.server.url(), tmp_path)
     made.prepare()
     made.start_bridge()
-    wait_until(made.leads, 60)
+    wait_until(lambda: made.leads() and made.has_bucket(), 60)
     yield made
     made.end()
 
@@ -148,7 +148,7 @@ def test_a_bucket_that_is_deleted_and_made_anew_is_filled_and_flushed_again(brid
     bridging.link.call(lambda client: client.jetstream.delete_stream("KV_AGENT_STATE"), 5)
     faults.happened("bucket deleted")
     with bridging.writers():
-        wait_until(lambda: bridging.link.call(has_bucket, 5), 30)
+        wait_until(bridging.has_bucket, 60)
         time.sleep(1)
     # what nobody wrote since the deletion is only in PostgreSQL: reconcile fills it in
     wait_until(lambda: not bridging.outbox_rows(), 60)
@@ -156,12 +156,6 @@ def test_a_bucket_that_is_deleted_and_made_anew_is_filled_and_flushed_again(brid
     bridging.reconcile()
     bridging.settle()
     bridging.count(faults)
-
-
-async def has_bucket(client):
-    from bridge import setup
-
-    return await setup.read_info(client, "KV_AGENT_STATE") is not None
 
 
 def test_a_bridge_that_sleeps_while_thousands_write_catches_up(bridging, faults):
