@@ -8,7 +8,7 @@ one line that names the variable, and a HINT (exit 2).
 import re
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,6 +81,13 @@ def integer(name: str, default: int, minimum: int, maximum: int) -> int:
     value: int = read(env.int, name, default, f"use a whole number from {minimum} to {maximum}")
     if not minimum <= value <= maximum:
         refuse(name, value, f"must be {minimum} to {maximum}", "change it or unset it")
+    return value
+
+
+def choice(name: str, default: str, allowed: Sequence[str]) -> str:
+    value: str = env.str(name, default=default).strip().lower()
+    if value not in allowed:
+        refuse(name, repr(value), "there is no such", f"use {' or '.join(allowed)}")
     return value
 
 

@@ -6,7 +6,7 @@ from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from kombu import Queue
 
 from config import env as _env
-from config.env import boolean, database, email, env, integer, s3_url, secret_key
+from config.env import boolean, choice, database, email, env, integer, s3_url, secret_key
 from config.face import make_face
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -60,6 +60,7 @@ INSTALLED_APPS = [
 UNFOLD = make_face(without=() if KNOWLEDGE else ("knowledge",))
 
 MIDDLEWARE = [
+    "monitoring.middleware.RequestId",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -239,11 +240,26 @@ if PRODUCTION:
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"ids": {"()": "monitoring.logs.AddIds"}},
+    "formatters": {
+        "line": {"()": "monitoring.logs.LineFormatter"},
+        "json": {"()": "monitoring.logs.JsonLines"},
+    },
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": choice("LOG_FORMAT", "line", ("line", "json")),
+            "filters": ["ids"],
+        }
+    },
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO").upper()},
     # beat sends something each second: three lines each time would hide all the rest
     "loggers": {
-        name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")
+        **{
+            name: {"level": "WARNING"}
+            for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")
+        },
+        # the web server's workers write like everybody else
+        "gunicorn.error": {"handlers": ["console"], "propagate": False},
     },
 }

@@ -15,6 +15,7 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from django.db import connections
 
+from monitoring.logs import log_ids
 from pg.json import dump_json, without_nul
 from tasks.attempt_log import keep_log
 from tasks.claim import Claimed, Failure
@@ -48,7 +49,8 @@ def run_handler(claimed: Claimed, context: TaskContext) -> Outcome:
     handler = get_handler(claimed.task_type)
     pid, meter, ours = os.getpid(), Meter(), open_transactions()
     result, failure = None, None
-    with keep_log() as log_of_attempt:
+    ids = log_ids(task_id=claimed.task_id, attempt=claimed.attempt, agent_id=claimed.worker)
+    with ids, keep_log() as log_of_attempt:
         try:
             require_payload(claimed, handler.policy)
             result = call(handler.function, context, claimed.timeout_seconds)

@@ -14,6 +14,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from tasks import jobs, registry, tickets, worker
+from monitoring.logs import current_ids
 from tasks.attempt_log import MAX_LINE_LENGTH, MAX_LINES
 from tasks.claim import Claimed, cancel
 from tasks.enqueue import enqueue
@@ -313,6 +314,22 @@ def test_what_a_handler_logs_is_kept_with_its_attempt(handles, this_worker):
     logging.getLogger("a.library").warning("after the attempt")
     _, execution = run(handles, lambda context: None, task_type="quiet")
     assert execution.log_lines is None
+
+
+def test_every_line_of_an_attempt_carries_its_ids(handles, this_worker):
+    seen = []
+
+    def work(context):
+        seen.append((dict(current_ids()), context))
+
+    run(handles, work)
+    ((ids, context),) = seen
+    assert ids == {
+        "task_id": str(context.task_id),
+        "attempt": "1",
+        "agent_id": str(context.agent_id),
+    }
+    assert not current_ids()
 
 
 def test_only_the_last_lines_are_kept_and_long_ones_are_cut(handles, this_worker):
