@@ -8,10 +8,12 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 
 from pythonjsonlogger.json import JsonFormatter
 
-_ids: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default={})
+NONE: Mapping[str, str] = MappingProxyType({})
+_ids: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=NONE)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from tasks import jobs, registry, tickets, worker
 from monitoring.logs import current_ids
+from tasks import jobs, registry, tickets, worker
 from tasks.attempt_log import MAX_LINE_LENGTH, MAX_LINES
 from tasks.claim import Claimed, cancel
 from tasks.enqueue import enqueue
