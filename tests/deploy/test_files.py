@@ -204,6 +204,12 @@ def test_compose_takes_its_variables_from_env_example():
     assert given <= documented()
 
 
+def test_compose_passes_on_what_env_example_leaves_to_the_operator():
+    passed = {name for name, value in COMPOSE["x-app"]["environment"].items() if value is None}
+    assert passed <= set(VARIABLES)
+    assert {"METRICS_TOKEN", "EMAIL_URL", "ARCHIVE_S3_URL"} <= passed
+
+
 def test_there_is_no_default_password():
     assert {name: value for name, value in VARIABLES.items() if SECRET.search(name) and value} == {}
     text = (DEPLOY / "compose.yaml").read_text()
@@ -211,7 +217,7 @@ def test_there_is_no_default_password():
         assert not SECRET.search(name) or rest.startswith(":?"), f"{name} has a default or may be empty"
     for name, service in COMPOSE["services"].items():
         for variable, value in service.get("environment", {}).items():
-            assert not SECRET.search(variable) or ":?" in value, f"{name}: {variable}"
+            assert value is None or not SECRET.search(variable) or ":?" in value, f"{name}: {variable}"
     for unit in UNITS.values():
         assert unit["Service"].get("Environment", "") == "PORT=8000"
 
