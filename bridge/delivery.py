@@ -1,7 +1,9 @@
 """How outbox rows become messages: pure decisions that relay and fast path share, and the two round trips to NATS."""
 
 import asyncio
+import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,7 +11,7 @@ from django.utils import timezone
 
 from bridge import topology
 from bridge.connection import Client
-from bridge.headers import EXPECTED, OPERATION, SYNC_ID, SYNC_ORIGIN, TTL
+from bridge.headers import EXPECTED, OPERATION, SYNC_ID, SYNC_ORIGIN, TRACEPARENT, TTL
 from bridge.keys import is_fence
 from bridge.kv import NEVER, value_headers
 from bridge.models import Op
@@ -19,6 +21,7 @@ from bridge.publisher import BAD_SUBJECT, TOO_LARGE, Last, Message, Outcome, rea
 WAKE_SUBJECT = "bridge.wake"  # core NATS, lossy: tells the relay that something was committed
 ORIGIN = {SYNC_ORIGIN: "pg"}
 ABSENT = Last(0)
+TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def to_message(row: Row, last: Last) -> Message:
@@ -28,10 +31,19 @@ def to_message(row: Row, last: Last) -> Message:
     if row.op == Op.DELETE or seconds_left == 0:
         return Message(row.slot.subject, b"", {**headers, OPERATION: "DEL"})
     if row.is_event:
-        headers["Nats-Msg-Id"] = f"{row.key}/{row.outbox_id}"
+        headers |= {"Nats-Msg-Id": f"{row.key}/{row.outbox_id}", **trace_of(row)}
     elif is_fence(row.key):
         headers[TTL] = NEVER
     return Message(row.slot.subject, row.data, headers | value_headers(seconds_left))
+
+
+def trace_of(row: Row) -> dict[str, str]:
+    """Return the header that carries on the trace in which a message was sent; none where it has none."""
+    if row.payload is None or f'"{TRACEPARENT}"' not in row.payload:
+        return {}
+    headers = json.loads(row.payload).get("headers")
+    given = headers.get(TRACEPARENT) if isinstance(headers, dict) else None
+    return {TRACEPARENT: given} if isinstance(given, str) and TRACE.fullmatch(given) else {}
 
 
 def find_seconds_left(row: Row) -> int | None:

@@ -9,4 +9,5 @@ SOURCE = "Nats-Stream-Source"  # where a stream with a source has a message from
 AGENT_EPOCH = (
     "Agent-Epoch"  # the writer's epoch (agents.registry.epoch); an older one than the registry's is refused
 )
+TRACEPARENT = "traceparent"  # W3C Trace Context: the trace in which a message was sent
 TTL = "Nats-TTL"  # how long the value lives: seconds, a duration such as 1h30m, or never

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from bridge import topology
 from bridge.changes import Letter
-from bridge.headers import SYNC_ORIGIN
+from bridge.headers import SYNC_ORIGIN, TRACEPARENT
 from bridge.keys import decode_key
 from bridge.reader import Done, Reader
 from messaging.models import Message
@@ -139,5 +139,6 @@ def read_time(text: str | None) -> datetime | None:
 
 
 def names_of(letter: Letter) -> dict[str, str]:
-    """What the sender itself called the message, and the time by its clock: kept, never believed."""
-    return {name: letter.headers[name] for name in ("Nats-Msg-Id", "Sender-Time") if name in letter.headers}
+    """What the sender itself called the message, the time by its clock, and its trace: kept, never believed."""
+    kept = ("Nats-Msg-Id", "Sender-Time", TRACEPARENT)
+    return {name: letter.headers[name] for name in kept if name in letter.headers}

@@ -236,6 +236,13 @@ if PRODUCTION:
     if boolean("MISTERSMITH_BEHIND_PROXY", False):
         SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
+# -- traces: OpenTelemetry's own variables; nothing of it is imported unless one of the first two is set -------------
+TRACING = any(
+    env.str(name, default="")
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+)
+OTEL_SERVICE_NAME: str = env.str("OTEL_SERVICE_NAME", default="mistersmith")
+
 # -- logging ------------------------------------------------------------------------------------------------
 LOGGING = {
     "version": 1,

@@ -18,6 +18,7 @@ from messaging.delivery import Taken
 from messaging.errors import MessageRefused, UnknownChannel
 from messaging.models import Message, MessageType
 from messaging.signals import message_passed
+from monitoring import tracing
 from pg.errors import MisterSmithError
 from pg.json import dump_json
 from pg.queries import Queries
@@ -96,13 +97,14 @@ def send(
     route = Route(to_agent=to_agent, broadcast_to_type=broadcast_to_type, channel=channel)
     check_route(route)
     check_fields(message_type, subject, reply_to, priority, expires_at)
+    headers = with_trace(headers or {})
     values = {
         "message_id": message_id,
         "from_agent": from_agent,
         **asdict(route),
         "message_type": str(message_type),
         "subject": subject,
-        **dump_parts(payload, headers or {}),
+        **dump_parts(payload, headers),
         "correlation_id": correlation_id,
         "reply_to": reply_to,
         "priority": priority,
@@ -110,7 +112,7 @@ def send(
         "open_days": OPEN_DAYS,
     }
     if not is_persistent:
-        return pass_by(values, payload, headers or {}, route)
+        return pass_by(values, payload, headers, route)
     rows = QUERIES.run("send", values)
     if not rows:
         raise find_refusal(values)
@@ -208,6 +210,12 @@ def is_subject(text: str) -> bool:
     """Tell whether patterns can be held against it."""
     is_plain = not any(character in "*>" or character.isspace() for character in text)
     return is_plain and 0 < len(text) <= MAX_LENGTH and all(text.split("."))
+
+
+def with_trace(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add the trace that is open here, unless the sender gave one."""
+    trace = tracing.traceparent()
+    return {tracing.HEADER: trace, **headers} if trace else headers
 
 
 def dump_parts(payload: Any, headers: Mapping[str, Any]) -> dict[str, str]:

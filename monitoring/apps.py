@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.conf import settings
 from django.db.models.signals import post_migrate
 
 
@@ -6,10 +7,12 @@ class MonitoringConfig(AppConfig):
     name = "monitoring"
 
     def ready(self) -> None:
-        from monitoring import checks, senders
+        from monitoring import checks, senders, tracing
         from monitoring.defaults import install_alarms
         from operators.schedules import declare_schedule
 
+        if settings.TRACING:
+            tracing.start()
         checks.register()
         senders.register()
         post_migrate.connect(install_alarms, sender=self)

@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 from pythonjsonlogger.json import JsonFormatter
 
+from monitoring.tracing import trace_ids
+
 NONE: Mapping[str, str] = MappingProxyType({})
 _ids: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=NONE)
 
@@ -35,7 +37,7 @@ class AddIds(logging.Filter):
     """Puts the ids on the record as `ids`; those that the caller gave with `extra` win."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.ids = dict(current_ids())
+        record.ids = {**trace_ids(), **current_ids()}
         return True
 
 

@@ -80,7 +80,7 @@ def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
 
 def _arrays(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Turn rows into one array per column, as unnest wants them."""
-    same = {name: name for name in ("max_retries", "resources", "unique_seconds")}
+    same = {name: name for name in ("max_retries", "resources", "unique_seconds", "metadata")}
     plural = {"timeout_seconds": "timeouts", "priority": "priorities", **same}
     return {plural.get(name, f"{name}s"): [row[name] for row in rows] for name in rows[0]}
 

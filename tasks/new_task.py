@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from monitoring import tracing
 from pg.errors import Refused
 from pg.json import dump_json
 from pg.uuid7 import uuid7
@@ -111,6 +112,7 @@ def row_of(task: NewTask) -> dict[str, Any]:
         "resources": _array_of(task.resources) if task.resources else None,
         "unique_seconds": unique_seconds,
         "free_at_start": task.unique_until == "start",
+        "metadata": dump_json({tracing.HEADER: trace} if (trace := tracing.traceparent()) else {}),
     }
 
 

@@ -8,18 +8,21 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.db import connections
 
+from monitoring import tracing
 from monitoring.logs import log_ids
 from pg.json import dump_json, without_nul
 from tasks.attempt_log import keep_log
 from tasks.claim import Claimed, Failure
 from tasks.context import TaskContext
+from tasks.models import Task
 from tasks.payloads import find_fault
 from tasks.policy import PermanentFailure, Policy, RetryLater, TaskTimedOut
 from tasks.redact import redact
@@ -50,7 +53,7 @@ def run_handler(claimed: Claimed, context: TaskContext) -> Outcome:
     pid, meter, ours = os.getpid(), Meter(), open_transactions()
     result, failure = None, None
     ids = log_ids(task_id=claimed.task_id, attempt=claimed.attempt, agent_id=claimed.worker)
-    with ids, keep_log() as log_of_attempt:
+    with trace_of(claimed), ids, keep_log() as log_of_attempt:
         try:
             require_payload(claimed, handler.policy)
             result = call(handler.function, context, claimed.timeout_seconds)
@@ -59,10 +62,24 @@ def run_handler(claimed: Claimed, context: TaskContext) -> Outcome:
             BaseException
         ) as error:  # SystemExit and KeyboardInterrupt of a handler must not end the worker
             failure = describe(error, handler.policy, claimed.retry_count)
+            tracing.fail(failure.message)
     if os.getpid() != pid:
         os._exit(0)
     leave_connections_clean(ours)
     return Outcome(result, failure, meter.read(), log_of_attempt.text())
+
+
+def trace_of(claimed: Claimed) -> AbstractContextManager[None]:
+    """Return the span of this attempt, in the trace in which the task was enqueued. One query, where traces are on."""
+    if not settings.TRACING:
+        return nullcontext()
+    found = Task.objects.filter(task_type=claimed.task_type, task_id=claimed.task_id)
+    return tracing.span(
+        f"run {claimed.task_type}",
+        "consumer",
+        found.values_list(f"metadata__{tracing.HEADER}", flat=True).first(),
+        **{"task.id": str(claimed.task_id), "task.type": claimed.task_type, "task.attempt": claimed.attempt},
+    )
 
 
 def require_payload(claimed: Claimed, policy: Policy) -> None:

@@ -68,10 +68,10 @@ WITH given AS (
     %(priorities)s::task_priority_type[], %(scheduled_ats)s::timestamptz[], %(expires_ats)s::timestamptz[],
     %(max_retries)s::int[], %(timeouts)s::float8[], %(unique_keys)s::text[], %(concurrency_keys)s::text[],
     %(assigned_agents)s::uuid[], %(created_bys)s::uuid[], %(parents)s::uuid[], %(resources)s::text[],
-    %(unique_seconds)s::float8[], %(free_at_starts)s::boolean[]
+    %(unique_seconds)s::float8[], %(free_at_starts)s::boolean[], %(metadata)s::jsonb[]
   ) AS g (task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, timeout_seconds,
           unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id,
-          resources, unique_seconds, free_at_start)
+          resources, unique_seconds, free_at_start, metadata)
 ), keyed AS (
   INSERT INTO tasks.unique_keys (unique_key, task_id, held_until, free_at_start)
   SELECT unique_key, task_id, now() + make_interval(secs => unique_seconds), free_at_start FROM given WHERE unique_key IS NOT NULL ORDER BY unique_key
@@ -80,10 +80,10 @@ WITH given AS (
 )
 INSERT INTO tasks.queue (
   task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
-  unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources)
+  unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata)
 SELECT task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries,
        make_interval(secs => timeout_seconds), unique_key, concurrency_key, assigned_agent_id, created_by_agent_id,
-       parent_task_id, resources::varchar[]
+       parent_task_id, resources::varchar[], metadata
 FROM given
 WHERE unique_key IS NULL OR task_id IN (SELECT k.task_id FROM keyed k)
 RETURNING task_id

@@ -28,6 +28,8 @@ from tests.bridge.conftest import empty_outbox, outbox, rows, value, wait_until
 
 pytestmark = pytest.mark.usefixtures("committed", "jetstream")
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 
 @contextmanager
 def running(part):
@@ -114,12 +116,14 @@ def test_a_message_of_an_agent_is_logged_delivered_and_not_sent_back(agent, othe
         "priority": 5,
         "headers": {"x": 1},
     }
-    publish(f"messages.direct.{agent.pk}.{other.pk}", sent, Sender_Time="2100-01-01T00:00:00Z")
+    publish(
+        f"messages.direct.{agent.pk}.{other.pk}", sent, Sender_Time="2100-01-01T00:00:00Z", traceparent=TRACE
+    )
     with running(MessageReader()) as reader:
         message = wait_until(lambda: Message.objects.filter(from_agent=agent).first())
         wait_until(lambda: reader.totals["applied"] == 1)
     assert (message.to_agent_id, message.payload, message.message_type) == (other.pk, {"n": 1}, "command")
-    assert message.headers == {"x": 1, "Sender-Time": "2100-01-01T00:00:00Z"}
+    assert message.headers == {"x": 1, "Sender-Time": "2100-01-01T00:00:00Z", "traceparent": TRACE}
     assert abs(message.sent_at - datetime.now(UTC)) < timedelta(minutes=1)
     assert [taken.payload for taken in take(other.pk, limit=10)] == [{"n": 1}]
     assert [row for row in outbox() if row[0] == "AGENT_MESSAGES"] == []

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from agents.registry import register_agent
+from bridge.delivery import ABSENT, to_message, trace_of
+from bridge.models import Op
+from bridge.outbox import Row
 from bridge.relay import Memory, relay_batch
 from messaging.channels import create_channel, subscribe
 from messaging.send import send
@@ -98,6 +101,25 @@ def test_what_is_not_kept_goes_out_too_and_is_not_logged(pair):
 def test_what_is_not_kept_and_too_large_goes_nowhere(pair):
     send("x" * 256 * 1024, to_agent=pair[1], is_persistent=False)
     assert sent() == []
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("payload", "kept"),
+    [
+        ({"headers": {"traceparent": TRACE}}, {"traceparent": TRACE}),
+        ({"headers": {"traceparent": "00-not-a-trace\r\nX: 1"}}, {}),
+        ({"headers": {"traceparent": 7}}, {}),
+        ({"headers": [], "payload": {"traceparent": TRACE}}, {}),
+        ({"headers": {}}, {}),
+    ],
+)
+def test_only_a_trace_in_the_headers_is_carried_on(payload, kept):
+    row = Row(1, "AGENT_MESSAGES", "messages.direct.a.b", Op.EVENT, None, json.dumps(payload))
+    assert trace_of(row) == kept
+    assert {name: to_message(row, ABSENT).headers[name] for name in kept} == kept
 
 
 @pytest.mark.servers
