@@ -154,7 +154,7 @@ def test_a_ticket_leaves_on_commit_and_not_on_rollback(monkeypatch):
     from tasks import tickets
 
     sent = []
-    monkeypatch.setattr(tickets, "_sender", tickets.Sender())  # the process's may still try those of other tests
+    monkeypatch.setattr(tickets, "_sender", tickets.Sender())  # without the tickets of others
     monkeypatch.setattr(tickets, "send", lambda *ticket: sent.append(ticket[0]))
     with transaction.atomic():
         enqueue("rolled-back")
