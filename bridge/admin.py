@@ -19,6 +19,7 @@ from bridge.models import (
     Conflict,
     ConflictRule,
     DeadLetter,
+    Hold,
     Hydration,
     OutboxRow,
     Process,
@@ -190,3 +191,8 @@ def shown_text(text: str | None) -> str:
         return shown_json(json.loads(text)) if text != "null" else "null"
     except ValueError:
         return text
+
+
+@admin.register(Hold)
+class HoldAdmin(ReadOnlyAdmin):
+    list_display = ["reason", "since", "details"]

@@ -7,6 +7,8 @@ from django.db import connection as db
 from bridge import setup
 from bridge.fence import has_leader
 from bridge.figures import read_bridges, worst_lag_ms
+from bridge.hold import HINT as RELEASE
+from bridge.hold import read_hold
 from bridge.outbox import read_depth
 from monitoring.registry import Finding, register_check
 from pg.errors import MisterSmithError
@@ -78,6 +80,16 @@ def check_flusher() -> Iterator[Finding]:
     )
 
 
+def check_hold() -> Iterator[Finding]:
+    held = read_hold(db)
+    if held:
+        yield Finding(
+            False, f"the bridge stands still since {held.since:%Y-%m-%d %H:%M:%S}: {held.reason}", RELEASE
+        )
+    else:
+        yield Finding(True, "nothing was restored that JetStream has not followed")
+
+
 CHECKS: dict[str, Callable[[], Iterable[Finding]]] = {
     "bridge.topology": check_topology,
     "bridge.outbox": check_outbox,
@@ -85,6 +97,7 @@ CHECKS: dict[str, Callable[[], Iterable[Finding]]] = {
     "bridge.quarantine": check_quarantine,
     "bridge.dead_letters": check_dead_letters,
     "bridge.flusher": check_flusher,
+    "bridge.hold": check_hold,
 }
 
 

@@ -11,7 +11,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -187,11 +189,14 @@ class Link:
 
 _link: Link | None = None
 _lock = threading.Lock()
+_other: ContextVar[Link | None] = ContextVar("bridge link", default=None)
 
 
 def link() -> Link:
     """Return the process's link; the first call starts its thread and does not wait for the connection."""
     global _link
+    if (other := _other.get()) is not None:
+        return other
     with _lock:
         if _link is None:
             _link = Link(settings.NATS_URL)
@@ -201,6 +206,18 @@ def link() -> Link:
 def call(work: Callable[[Client], Coroutine[Any, Any, T]], timeout_seconds: float = API_SECONDS) -> T:
     """Run `work(client)` on the process's link. Raises Unreachable."""
     return link().call(work, timeout_seconds)
+
+
+@contextmanager
+def linked_to(url: str) -> Iterator[None]:
+    """Let this thread's calls in the block go to another server: a throw-away one, for instance."""
+    other = Link(url)
+    token = _other.set(other)
+    try:
+        yield
+    finally:
+        _other.reset(token)
+        other.close()
 
 
 def close() -> None:

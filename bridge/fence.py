@@ -1,13 +1,16 @@
 """The locks of the bridge: one relay leads; a backup may hold all publishers still (design, sections 5 and 7).
 
 Whoever publishes what PostgreSQL committed, and then forgets it, holds the fence in shared mode meanwhile. A backup
-takes it exclusively: then PostgreSQL and the buckets do not move against each other, while writers go on.
+takes it exclusively: then PostgreSQL and the buckets do not move against each other, while writers go on. After a
+restore nobody gets it until JetStream is brought to the same moment (bridge.hold).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from bridge.hold import IS_FREE
 
 FENCE = "hashtext('bridge'), hashtext('fence')"
 LEADER = "hashtext('bridge'), hashtext('relay')"
@@ -17,7 +20,7 @@ LEADER = "hashtext('bridge'), hashtext('relay')"
 def shared_fence(db: BaseDatabaseWrapper) -> Iterator[bool]:
     """Hold the fence in shared mode, without waiting; give False when a backup has it."""
     with db.cursor() as cursor:
-        cursor.execute(f"SELECT pg_try_advisory_lock_shared({FENCE})")
+        cursor.execute(f"SELECT CASE WHEN {IS_FREE} THEN pg_try_advisory_lock_shared({FENCE}) ELSE false END")
         held = bool(cursor.fetchone()[0])
     try:
         yield held
@@ -32,7 +35,9 @@ def shared_fence(db: BaseDatabaseWrapper) -> Iterator[bool]:
 def join_fence(db: BaseDatabaseWrapper) -> bool:
     """Hold the fence in shared mode until the transaction ends; False, and nothing held, when a backup has it."""
     with db.cursor() as cursor:
-        cursor.execute(f"SELECT pg_try_advisory_xact_lock_shared({FENCE})")
+        cursor.execute(
+            f"SELECT CASE WHEN {IS_FREE} THEN pg_try_advisory_xact_lock_shared({FENCE}) ELSE false END"
+        )
         return bool(cursor.fetchone()[0])
 
 

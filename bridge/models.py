@@ -219,3 +219,19 @@ class Process(models.Model):
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
+
+
+class Hold(models.Model):
+    """PostgreSQL was restored, and JetStream is not brought to the same moment yet: the bridge stands still."""
+
+    hold_id = models.SmallIntegerField(primary_key=True, default=1, db_default=1)
+    reason = models.TextField()
+    details = models.JSONField(default=dict)
+    since = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = '"bridge"."hold"'
+        verbose_name_plural = "hold"
+
+    def __str__(self) -> str:
+        return self.reason

@@ -10,6 +10,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from bridge.hold import require_free
 from bridge.outage import Outage
 from bridge.session import open_session
 from pg.errors import MisterSmithError
@@ -77,6 +78,7 @@ class Part:
         while not self.is_stopping:
             try:
                 if not self.is_prepared:
+                    require_free(db)
                     self.prepare(db)
                     self.is_prepared = True
                 self.turn(db)

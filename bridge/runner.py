@@ -19,6 +19,7 @@ from bridge import connection, setup
 from bridge.connection import Client
 from bridge.delivery import WAKE_SUBJECT
 from bridge.fence import try_lead
+from bridge.hold import require_free
 from bridge.lags import Lags
 from bridge.outage import Outage
 from bridge.part import SESSION_SETTINGS
@@ -108,6 +109,7 @@ class Relay:
         are to be replaced are left to their flusher."""
         if self._is_prepared:
             return
+        require_free(db)
         for step in setup.apply_plan(setup.make_plan(setup.read_found()), ("create", "update")):
             log.warning("topology: %s %s: %s", step.action, step.object, step.why)
         note_epochs(db, setup.read_found().created)

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
@@ -10,10 +10,15 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 
 @contextlib.contextmanager
-def open_session(statements: Sequence[str] = ()) -> Iterator[BaseDatabaseWrapper]:
-    """Give a new session, in autocommit, after running `statements` in it; close it at the end."""
+def open_session(
+    statements: Sequence[str] = (), elsewhere: Mapping[str, Any] | None = None
+) -> Iterator[BaseDatabaseWrapper]:
+    """Give a new session, in autocommit, after running `statements` in it; close it at the end.
+
+    `elsewhere`: settings of another server or database (HOST, NAME, ...); None: our own.
+    """
     db = connections.create_connection(DEFAULT_DB_ALIAS)
-    db.settings_dict = copy.deepcopy(db.settings_dict)
+    db.settings_dict = {**copy.deepcopy(db.settings_dict), **(elsewhere or {})}
     db.settings_dict["OPTIONS"].pop("pool", None)
     try:
         with db.cursor() as cursor:

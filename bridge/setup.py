@@ -51,7 +51,7 @@ async def _read_found(client: Client) -> Found:
         {info.config.name: info.config for info in infos},
         {info.config.name: {"messages": info.state.messages, "bytes": info.state.bytes} for info in infos},
         {label: info for label, info in zip(labels, known, strict=True) if info},
-        {info.config.name: topology.epoch_of(info.created) for info in infos},
+        {info.config.name: topology.epoch_of_stream(info.config, info.created) for info in infos},
         cluster_size(client.nc),
         client.nc.max_payload,
     )

@@ -194,6 +194,7 @@ class Consumer:
 
 Declared = Bucket | Stream | Flush
 EPOCH = "kv_epoch"  # in the metadata of a FLUSH stream
+COPY_OF = "copy_of"  # in the metadata of a restored event stream: messages keep the ids that were minted of its epoch
 
 BUCKETS = (
     Bucket("SESSION_DATA", max_bytes=GIB, max_value_bytes=MIB, ttl_seconds=HOUR),
@@ -327,6 +328,11 @@ def declared() -> list[Declared]:
 def epoch_of(created: datetime | None) -> int:
     """Return when a stream was made in microseconds since 1970; 0: not known."""
     return (created - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) if created else 0
+
+
+def epoch_of_stream(config: StreamConfig, created: datetime | None) -> int:
+    """Return the epoch of what a stream holds: of one that was restored, that of the one it was a copy of."""
+    return int((config.metadata or {}).get(COPY_OF, 0)) or epoch_of(created)
 
 
 @dataclass(frozen=True)

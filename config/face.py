@@ -70,6 +70,7 @@ ROOMS: list[tuple[str, list[Entry]]] = [
             ("Conflict rules", "gavel", "bridge.conflictrule"),
             ("Flushed buckets", "water_drop", "bridge.source"),
             ("Processes", "memory", "bridge.process"),
+            ("Hold", "front_hand", "bridge.hold"),
         ],
     ),
     (

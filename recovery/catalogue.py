@@ -8,6 +8,7 @@ differ, the newer `updated_at` is right. Layout of the backup folder:
     logical/.partial-<backup_id>/    one that is being made, or was interrupted: never restored from
     logical/.trash-<backup_id>/      one that is being removed
     base/...                         the same of base and incremental backups: data/, manifest.json
+    cross/...                        the same of cross-system ones: jetstream/<stream>/, manifest.json
     wal/                             the archive (see recovery.wal_archive), bin/ its program
 """
 
@@ -36,7 +37,7 @@ from recovery.models import Backup
 log = logging.getLogger(__name__)
 FIELDS = [field.attname for field in Backup._meta.concrete_fields]
 Status = Backup.Status
-FOLDERS = ("logical", "base")
+FOLDERS = ("logical", "base", "cross")
 NEWEST = "newest"
 
 

@@ -56,3 +56,13 @@ class NotReachable(RecoveryError, Refused):
 
 class RestoreFailed(RecoveryError):
     """The replay ended before its target; what it had made is gone again."""
+
+
+class SnapshotFailed(RecoveryError):
+    """JetStream did not give a stream, or did not take it back; nothing half-made is left of it."""
+
+    retry = True
+
+
+class NotInStep(RecoveryError, Refused):
+    """PostgreSQL and JetStream would not be at one moment afterwards; nothing was done."""

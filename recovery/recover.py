@@ -1,10 +1,11 @@
 """Carry a recovery plan out: copy, replay, wait for the real end, prove it; then keep the data directory or not."""
 
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -75,12 +76,31 @@ def recover(plan: Recovery, directory: Path, replace: bool = False) -> Proof:
     partial = directory.with_name(f".partial-{directory.name}")
     with recovered(plan, partial) as (cluster, proof):
         proof.time("checks", lambda: examine(cluster, home_server().database, proof))
+        hold_bridge(plan, cluster, proof)
     ask_for_archiving(cluster)  # before it has its name: whoever starts it finds all in order
     if directory.exists() and any(directory.iterdir()):
         directory.rename(directory.with_name(f"{directory.name}.before-{timezone.now():%Y%m%dT%H%M%SZ}"))
     partial.rename(directory)
     manifest.sync_folder(directory.parent)
     return proof
+
+
+def hold_bridge(plan: Recovery, cluster: Cluster, proof: Proof) -> None:
+    """Keep the restored server's bridge still until JetStream is brought to the same moment (see bridge.hold)."""
+    last = proof.last_commit_at
+    details = {
+        "kind": plan.target.kind, "value": plan.target.value, "lsn": proof.reached_lsn, "timeline": proof.timeline,
+        "last_commit_at": last.isoformat() if last else None,
+    }  # fmt: skip
+    with (
+        suppress(psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName),
+        cluster.server.connect(home_server().database) as session,
+    ):
+        session.execute(
+            "INSERT INTO bridge.hold (reason, details) VALUES (%s, %s)"
+            " ON CONFLICT (hold_id) DO UPDATE SET reason = EXCLUDED.reason, details = EXCLUDED.details, since = now()",
+            [f"PostgreSQL was restored to {plan.target}", json.dumps(details)],
+        )
 
 
 def require_free(directory: Path, replace: bool) -> None:

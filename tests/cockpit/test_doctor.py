@@ -129,6 +129,8 @@ BREAKS = [
     ("bridge.flusher", "after 6000 ms", sql(
         "INSERT INTO bridge.processes (process_id, host, pid, figures)"
         " VALUES (gen_random_uuid(), 'h', 1, '{\"flusher AGENT_STATE\": {\"lag_ms\": {\"p95\": 6000}}}')")),
+    ("bridge.hold", "the bridge stands still since", sql(
+        "INSERT INTO bridge.hold (reason) VALUES ('PostgreSQL was restored to name x')")),
     ("bridge.quarantine", "1 rows that NATS refuses", sql(
         "INSERT INTO bridge.quarantine (outbox_id, target, key, op, created_at, error, attempts)"
         f" VALUES (1, {OUTBOX}, 'too large', 1)")),

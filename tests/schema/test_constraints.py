@@ -130,6 +130,7 @@ VALID = {
         "error": "'e'",
     },
     "bridge.sources": {"bucket": "'b'"},
+    "bridge.hold": {"reason": "'restored'"},
     "bridge.tombstones": {"bucket": "'b'", "key": "'k'", "kv_epoch": "1", "kv_revision": "1"},
     "recovery.test_results": {"test_type": "'pitr'", "backup_timestamp": "now()"},
     "recovery.backups": {
@@ -377,6 +378,8 @@ BREAKS = [
     ("bridge.quarantine", "valid_attempts", {"attempts": "0"}),
     ("bridge.hydration", "valid_counts", {"stored": "1"}),
     ("bridge.hydration", "valid_phase", {"phase": "'hot'"}),
+    ("bridge.hold", "one_hold", {"hold_id": "2"}),
+    ("bridge.hold", "says_why", {"reason": "''"}),
     ("bridge.conflict", "newer_revision", {"kv_revision": "1"}),
     ("bridge.conflict", "valid_strategy", {"strategy": "'coin'"}),
     ("bridge.conflict", "valid_winner", {"winner": "'nobody'"}),

@@ -1,0 +1,339 @@
+"""Bring JetStream to the moment that PostgreSQL was restored to, and let the bridge go on.
+
+Streams that only grow and the buckets that PostgreSQL owns come from a cross-system backup, cut at its moment. What
+agents write comes from PostgreSQL, after what it had not flushed yet is applied from the backup's FLUSH stream. What
+the restored outbox still holds is what JetStream has not seen: the relay brings it, and reconcile proves it. To a
+moment of which there is no cross-system backup all buckets are made from PostgreSQL.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from bridge import connection, setup, topology
+from bridge.connection import Client
+from bridge.hold import RESTORING, Restored, read_hold, release
+from bridge.rebuild import plan_rebuild, rebuild
+from bridge.reconcile import reconcile
+from bridge.session import open_session
+from bridge.sources import note_epochs
+from pg.errors import Refused
+from recovery import catalogue
+from recovery.cross_manifest import Stored, read_stored
+from recovery.errors import NotInStep
+from recovery.jetstream import LOOKED_AT, Snapshot, ask, put_back
+from recovery.keeping import How, Keeping, keepings
+from recovery.models import Backup
+from recovery.replay import (
+    Replayed,
+    hand_to_relay,
+    replay,
+    shared_buckets,
+    skip_lost_ids,
+    up_to_revision,
+    up_to_time,
+)
+from recovery.throwaway import throwaway_nats
+from recovery.wal import open_archive
+
+log = logging.getLogger(__name__)
+Mode = Literal["", "keep", "replace"]
+RESTORED_FOR = (
+    "restored_for"  # in a stream's metadata: the restore that made it, so that a second try knows its own
+)
+CALL_SECONDS = 4 * 3600
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where JetStream's side comes from. `stored` None: there is no cross-system backup before the moment. `later` has
+    the FLUSH streams: `stored` itself where that is of the very moment, else the next one after it, None: none."""
+
+    stored: Stored | None
+    later: Stored | None
+    is_exact: bool
+    moment: datetime | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done. `occupied` are the streams that hold messages now."""
+
+    restored: Restored
+    source: Source
+    mode: Mode
+    occupied: list[str]
+    warnings: list[str]
+
+
+@dataclass
+class Done:
+    """What was done. No problems: both are at the moment, but for what waits in the outbox."""
+
+    streams: list[str] = field(default_factory=list)
+    replayed: list[Replayed] = field(default_factory=list)
+    rebuilt: dict[str, int] = field(default_factory=dict)
+    outbox_rows: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def plan_jetstream(db: BaseDatabaseWrapper, mode: Mode = "") -> Plan:
+    """Return what `restore_jetstream` would do; changes nothing.
+
+    Raises Refused where PostgreSQL was not restored, or the server holds messages and `mode` says nothing of them;
+    Damaged, Unreachable.
+    """
+    restored = read_hold(db)
+    if restored is None:
+        raise Refused(
+            "PostgreSQL was not restored: nothing waits for JetStream",
+            "is JetStream empty? `manage.py bridge setup`, then `manage.py bridge rebuild`",
+        )
+    occupied = occupied_streams(restored)
+    if occupied and not mode:
+        raise Refused(
+            f"JetStream holds messages: {', '.join(occupied)}",
+            "--keep: PostgreSQL lost its newest moments only, take them back from JetStream;"
+            " --replace: delete all that, JetStream goes back to the same moment",
+        )
+    source, warnings = find_source(restored)
+    return Plan(restored, source, mode if occupied else "", occupied, warnings)
+
+
+def occupied_streams(restored: Restored) -> list[str]:
+    """Return the declared streams with messages, but for those that an earlier try of the same restore has made."""
+    found = setup.read_found()
+    return sorted(
+        name
+        for name, state in found.states.items()
+        if state["messages"] and (found.configs[name].metadata or {}).get(RESTORED_FOR) != mark_of(restored)
+    )
+
+
+def mark_of(restored: Restored) -> str:
+    return restored.since.isoformat()
+
+
+# -- which backup -------------------------------------------------------------------------------------------
+def find_source(restored: Restored) -> tuple[Source, list[str]]:
+    """Return the backup of the very moment; else the newest before it, with FLUSH from the next after it."""
+    details, warnings = restored.details, []
+    told = details.get("last_commit_at") if details.get("kind") != "time" else details["value"]
+    moment = datetime.fromisoformat(told) if told else None
+    backups = finished_cross()
+    for backup in backups:
+        stored = read_stored(backup) if details.get("value") == f"xs_{backup.pk}" else None
+        if stored is not None:
+            return Source(stored, stored, True, moment), []
+    lsn, timeline = details.get("lsn", 0), details.get("timeline", 1)
+    before = [b for b in backups if (b.end_lsn or 0) <= lsn and leads_to(b, timeline)]
+    after = [b for b in backups if (b.end_lsn or 0) > lsn and b.timeline == timeline]
+    stored = read_stored(before[0]) if before else None
+    later = read_stored(after[-1]) if after and moment else None
+    if stored is None:
+        warnings.append("no cross-system backup is older than the moment: event streams begin empty")
+    else:
+        warnings.append(
+            f"event streams end at {stored.at:%Y-%m-%d %H:%M:%S}, the newest backup before the moment"
+        )
+    if later is None:
+        warnings.append("no cross-system backup is later: what agents wrote and was not flushed yet is lost")
+    return Source(stored, later, False, moment), warnings
+
+
+def finished_cross() -> list[Backup]:
+    """Return the cross-system backups that can be restored from, the newest first."""
+    return [
+        backup
+        for backup in catalogue.load_all()[0]
+        if backup.kind == Backup.Kind.CROSS_SYSTEM
+        and backup.status in (Backup.Status.COMPLETE, Backup.Status.VERIFIED)
+        and catalogue.is_stored(backup)
+    ]
+
+
+def leads_to(backup: Backup, timeline: int) -> bool:
+    """Tell whether the timeline goes on from the backup's moment: it is not of a branch that was left before."""
+    return bool(open_archive().histories().path(backup.timeline or 1, backup.end_lsn or 0, timeline))
+
+
+# -- doing it -----------------------------------------------------------------------------------------------
+@contextmanager
+def restoring_session(elsewhere: dict[str, Any] | None = None) -> Iterator[BaseDatabaseWrapper]:
+    """Give a session that works although the bridge is held."""
+    with open_session(("SET application_name = 'mistersmith restore'", RESTORING), elsewhere) as db:
+        yield db
+
+
+def restore_jetstream(db: BaseDatabaseWrapper, plan: Plan, place: Path) -> Done:
+    """Do what the plan says, with a throw-away server below `place`; then the bridge goes on.
+
+    `db` is restoring_session's. Safe to repeat after it was stopped anywhere: the bridge stands still until the last
+    step. Raises NotInStep, SnapshotFailed, Unreachable.
+    """
+    done = Done()
+    if plan.mode == "keep":
+        keep(db, plan, done)
+    else:
+        bring_back(db, plan, done, place)
+    skip_lost_ids(db)
+    done.outbox_rows = count_outbox(db)
+    prove(db, done, repair=plan.mode == "keep")
+    if not done.problems:
+        release(db)
+    return done
+
+
+def bring_back(db: BaseDatabaseWrapper, plan: Plan, done: Done, place: Path) -> None:
+    kept, source = keepings(), plan.source
+    clear(kept, plan)
+    if source.stored is not None:
+        done.streams = put_streams_back(kept, plan, source.stored)
+    make_the_rest(plan)
+    if source.later is not None:
+        done.replayed = replay_flushes(db, source, place)
+    note_epochs(db, setup.read_found().created)
+    for replayed in done.replayed:
+        hand_to_relay(db, replayed)
+    wanted = shared_buckets() if source.is_exact else []
+    done.rebuilt = {each.mirror.bucket: rebuild(db, each).stored for each in plan_rebuild(db, wanted)}
+
+
+def clear(kept: list[Keeping], plan: Plan) -> None:
+    """Delete what is in the way: empty streams, and with `replace` all of them. Those of an earlier try stay."""
+    found = setup.read_found()
+    for keeping in kept:
+        config = found.configs.get(keeping.stream)
+        if config is None or (config.metadata or {}).get(RESTORED_FOR) == mark_of(plan.restored):
+            continue
+        if keeping.stream in plan.occupied and plan.mode != "replace":
+            raise NotInStep(
+                f"stream {keeping.stream} holds messages", "run the command again, with --replace"
+            )
+        connection.call(lambda client, name=keeping.stream: client.jetstream.delete_stream(name))  # type: ignore[misc]
+
+
+def put_streams_back(kept: list[Keeping], plan: Plan, stored: Stored) -> list[str]:
+    """Restore the snapshots that the moment takes, and cut each at its mark; return their names."""
+    found = setup.read_found()
+    wanted = [k.stream for k in kept if k.how is How.SNAPSHOT and (plan.source.is_exact or not k.is_bucket)]
+    for stream in wanted:
+        if stream not in found.configs:
+            changed = settings_of(stored, stream, found.cluster_size, plan)
+            snapshot = stored.snapshots[stream]
+            connection.call(lambda client, s=snapshot, c=changed: put_back(client, s, c), CALL_SECONDS)  # type: ignore[misc]
+        if not stream.startswith("KV_"):  # those were taken under the fence
+            connection.call(lambda client, s=stream: cut(client, s, stored.marks[s]), CALL_SECONDS)  # type: ignore[misc]
+    return wanted
+
+
+def settings_of(stored: Stored, stream: str, cluster_size: int, plan: Plan) -> dict[str, Any]:
+    """Return what a restored stream must have otherwise: replicas that there are, and whose copy it is."""
+    config = stored.snapshots[stream].config
+    metadata = {**(config.get("metadata") or {}), RESTORED_FOR: mark_of(plan.restored)}
+    if not stream.startswith("KV_"):
+        metadata[topology.COPY_OF] = str(stored.epochs[stream])
+    return {"num_replicas": min(config.get("num_replicas", 1), cluster_size), "metadata": metadata}
+
+
+async def cut(client: Client, stream: str, mark: int) -> None:
+    """Delete what a stream holds beyond the mark: it came after the moment."""
+    state = (await client.jetstream.stream_info(stream)).state
+    for sequence in range(max(mark + 1, state.first_seq), state.last_seq + 1):
+        await client.jetstream.delete_msg(stream, sequence)
+
+
+def make_the_rest(plan: Plan) -> None:
+    """Create what no snapshot brought: agents' buckets, their FLUSH streams, consumers."""
+    for _ in range(2):  # a FLUSH stream follows its bucket
+        setup.apply_plan(setup.make_plan(setup.read_found()))
+    for stream in setup.read_found().configs:
+        connection.call(lambda client, name=stream: mark_stream(client, name, mark_of(plan.restored)))  # type: ignore[misc]
+
+
+async def mark_stream(client: Client, stream: str, mark: str) -> None:
+    """Note in a stream which restore made it."""
+    config = (await ask(client, f"$JS.API.STREAM.INFO.{stream}", b"", stream))["config"]
+    if (config.get("metadata") or {}).get(RESTORED_FOR) != mark:
+        config["metadata"] = {**(config.get("metadata") or {}), RESTORED_FOR: mark}
+        await ask(client, f"$JS.API.STREAM.UPDATE.{stream}", json.dumps(config).encode(), stream)
+
+
+def replay_flushes(db: BaseDatabaseWrapper, source: Source, place: Path) -> list[Replayed]:
+    """Apply from the backup's FLUSH streams what PostgreSQL lacks at the moment."""
+    stored = source.later
+    assert stored is not None  # noqa: S101  (the caller looked)
+    done = []
+    with throwaway_nats(place):
+        for bucket in shared_buckets():
+            snapshot, at = stored.snapshots[f"FLUSH_{bucket}"], stored.places[bucket]
+            connection.call(lambda client, s=snapshot: look_into(client, s), CALL_SECONDS)  # type: ignore[misc]
+            until = up_to_revision(at.last_revision) if source.is_exact else up_to_time(source.moment)  # type: ignore[arg-type]
+            done.append(replay(db, bucket, at.kv_epoch, until))
+    return done
+
+
+async def look_into(client: Client, snapshot: Snapshot) -> None:
+    await put_back(client, snapshot, LOOKED_AT)
+
+
+# -- JetStream is ahead of PostgreSQL -----------------------------------------------------------------------
+def keep(db: BaseDatabaseWrapper, plan: Plan, done: Done) -> None:
+    """Take back from JetStream what agents did since: their state from the FLUSH streams, messages from the consumers'
+    beginnings. Both are applied by position or id, so what PostgreSQL has stays."""
+    make_the_rest(plan)
+    found = setup.read_found()
+    for bucket in shared_buckets():
+        epoch = topology.flush_epoch(found.configs[f"FLUSH_{bucket}"])
+        done.replayed.append(replay(db, bucket, epoch, lambda letter: True))
+    note_epochs(db, found.created)
+    for consumer in topology.consumers().values():
+        if consumer.name != topology.FLUSHER:
+            connection.call(lambda client, c=consumer: client.jetstream.delete_consumer(c.stream, c.name))  # type: ignore[misc]
+    make_the_rest(plan)
+
+
+# -- proof --------------------------------------------------------------------------------------------------
+def count_outbox(db: BaseDatabaseWrapper) -> int:
+    with db.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM bridge.outbox")
+        return int(cursor.fetchone()[0])
+
+
+def prove(db: BaseDatabaseWrapper, done: Done, repair: bool) -> None:
+    """Compare every row with its key. What waits in the outbox is in flight, not wrong."""
+    for report in reconcile(db, repair=repair):
+        if report.left:
+            done.problems.append(f"{report.bucket}: {report.left} keys differ: {', '.join(report.named[:3])}")
+
+
+def steps_of_jetstream(plan: Plan) -> list[dict[str, str]]:
+    """Return the plan's steps: action, object, why."""
+    if plan.mode == "keep":
+        steps = [("replay", f"FLUSH_{bucket}", "what PostgreSQL lacks of it") for bucket in shared_buckets()]
+        steps.append(("reread", "messages and progress", "from the beginning; what is known changes nothing"))
+        steps.append(("repair", "every bucket", "to what PostgreSQL says"))
+    else:
+        steps = [("delete", name, "it holds what came later") for name in plan.occupied]
+        steps += [step_of(keeping, plan.source) for keeping in keepings()]
+    steps.append(("prove", "every row with its key", "reconcile"))
+    steps.append(("release", "the bridge", "the relay brings what waits in the outbox"))
+    return [dict(zip(("action", "object", "why"), step, strict=True)) for step in steps]
+
+
+def step_of(keeping: Keeping, source: Source) -> tuple[str, str, str]:
+    stream, stored, later = keeping.stream, source.stored, source.later
+    if keeping.how is How.SNAPSHOT and stored and (source.is_exact or not keeping.is_bucket):
+        return "restore", stream, f"from backup {stored.backup.pk}, up to {stored.marks[stream]}"
+    if keeping.how is How.REPLAY and later:
+        return "replay", stream, f"what PostgreSQL lacks, from backup {later.backup.pk}; then it is made anew"
+    if keeping.is_bucket and keeping.how is not How.NOT_KEPT:
+        return "rebuild", stream, "from PostgreSQL"
+    return "make", stream, "empty"
