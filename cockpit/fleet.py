@@ -20,6 +20,7 @@ from cockpit.remember import Remembered
 from monitoring.alarms import ringing
 from monitoring.registry import checks, run_check
 from recovery.checks import in_words, newest_verified
+from recovery.cross_checks import newest_proof
 from tasks import stats
 from tasks.models import TaskStatus
 
@@ -102,6 +103,7 @@ def read_fleet() -> Fleet:
             *task_tiles(tasks, minutes),
             outbox_tile(),
             backup_tile(),
+            proof_tile(),
         ],
         agents=bars(by_status, AgentStatus.values, "admin:agents_agent_changelist", "status__exact"),
         tasks=bars(tasks, TaskStatus.values, "admin:tasks_task_changelist", "status", stats.COUNT_LIMIT),
@@ -233,6 +235,16 @@ def backup_tile() -> Tile:
         return Tile("Verified backup", "none yet", "made every night", link)
     note = f"{newest.kind}, {filesizeformat(newest.size_bytes or 0)}"
     return Tile("Verified backup", f"{in_words(timezone.now() - newest.started_at)} old", note, link)
+
+
+def proof_tile() -> Tile:
+    """When a restore was last proven, and how long it took."""
+    proof, link = newest_proof(), reverse("admin:recovery_testresult_changelist")
+    if proof is None:
+        return Tile("Last proven", "never", "a restore is drilled every night", link)
+    ago = in_words(timezone.now() - (proof.test_completed_at or proof.test_started_at))
+    seconds = proof.performance_metrics["rto_seconds"]
+    return Tile("Last proven", f"{ago} ago", f"{seconds:.0f} s, {proof.get_test_type_display()}", link)
 
 
 def read_alarms() -> list[Alarm]:

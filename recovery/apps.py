@@ -6,9 +6,11 @@ class RecoveryConfig(AppConfig):
 
     def ready(self) -> None:
         from operators.schedules import declare_schedule
-        from recovery import checks
+        from recovery import checks, cross_checks
 
         checks.register()
+        cross_checks.register()
+        cross_checks.declare_alarms()
         declare_schedule(
             checks.SCHEDULE,
             "recovery.daily_backup",
@@ -36,4 +38,18 @@ class RecoveryConfig(AppConfig):
             every_seconds=60,
             expire_seconds=50,
             description="Looks for gaps and damage in the WAL archive.",
+        )
+        declare_schedule(
+            "recovery: cross-system backup",
+            "recovery.cross_backup",
+            crontab="45 3 * * *",
+            expire_seconds=6 * 3600,
+            description="PostgreSQL and JetStream at one moment, every snapshot proved.",
+        )
+        declare_schedule(
+            "recovery: cross-system drill",
+            "recovery.cross_drill",
+            crontab="15 6 * * *",
+            expire_seconds=6 * 3600,
+            description="Restores both systems beside the running ones and compares every row with its key.",
         )

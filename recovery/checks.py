@@ -187,7 +187,9 @@ def drill_in_words(drill: TestResult) -> str:
 
 def newest_drill() -> TestResult | None:
     """Return the newest finished drill of the whole server. One query."""
-    drills = TestResult.objects.filter(performance_metrics__has_key="rto_seconds")
+    drills = TestResult.objects.filter(
+        performance_metrics__has_key="rto_seconds", test_type__in=("full_restore", "pitr")
+    )
     return drills.exclude(test_completed_at=None).order_by("-test_started_at").first()
 
 

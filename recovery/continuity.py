@@ -60,13 +60,24 @@ def look_at_archive(read_all: bool = False) -> Look:
     histories, there = archive.histories(), archive.segments()
     keep_timelines(histories)
     windowed = plan_retention_of(backups, timezone.now()).windowed
-    needed = needed_by(backups, windowed, histories, archive, there)
+    needed = needed_by([*backups, *cross_ones(archive)], windowed, histories, archive, there)
     tools = find_tools(int(backups[0].server_version.partition(".")[0]))
     rows = see(archive, tools, needed, there, read_all, look)
     judge(look, backups, histories, needed, rows)
     forget(needed)
     keep_state(look)
     return look
+
+
+def cross_ones(archive: Archive) -> list[Backup]:
+    """Return the finished cross-system backups: they need the WAL up to their moment."""
+    return [
+        backup
+        for backup in catalogue.load_all()[0]
+        if backup.kind == Backup.Kind.CROSS_SYSTEM
+        and backup.completed_at is not None
+        and backup.system_identifier == archive.system_identifier
+    ]
 
 
 def needed_by(

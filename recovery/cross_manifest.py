@@ -121,6 +121,8 @@ class Stored:
     marks: dict[str, int]
     epochs: dict[str, int]
     places: dict[str, Place]
+    waited_ms: float
+    fenced_ms: float
 
 
 def read_stored(backup: Backup) -> Stored:
@@ -131,6 +133,7 @@ def read_stored(backup: Backup) -> Stored:
             f"backup {backup.pk}: {'; '.join(problems[:5])}", "choose another one: `manage.py backup list`"
         )
     body = manifest.read_manifest(folder)
+    require_chain(backup, body)
     try:
         entries = body["systems"]["nats"]["streams"] + body["systems"]["nats"]["kv_buckets"]
         names = list(Place.__dataclass_fields__)
@@ -146,6 +149,22 @@ def read_stored(backup: Backup) -> Stored:
             {e["stream"]: e["last_sequence"] for e in entries},
             {e["stream"]: e["epoch"] for e in entries},
             {e["name"]: Place(*(e[name] for name in names)) for e in entries if e["how"] == How.REBUILD},
+            body["fence"]["waited_ms"],
+            body["fence"]["fenced_ms"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"backup {backup.pk}: its manifest lacks {error!r}", "choose another one") from error
+
+
+def require_chain(backup: Backup, body: dict[str, Any]) -> None:
+    """Raise Damaged unless the server's side is the very one that was there: by the SHA-256 of each manifest."""
+    for part in body["systems"]["postgresql"]["chain"]:
+        path = catalogue.folder_of(backup) / part["location"] / manifest.NAME
+        if not path.is_file():
+            raise Damaged(
+                f"backup {backup.pk} builds on {part['backup_id']}, which is gone", "choose another one"
+            )
+        if manifest.sha256_of(path) != part["manifest_sha256"]:
+            raise Damaged(
+                f"backup {part['backup_id']} is not the one that {backup.pk} builds on", "choose another one"
+            )

@@ -7,7 +7,7 @@ the WAL be archived; the restored copy must have the mark. So it proves the whol
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -55,6 +55,10 @@ class Drill:
     def kind(self) -> str:
         return kind_of(self.target)
 
+    def more(self) -> dict[str, Any]:
+        """Return figures of this kind of drill alone."""
+        return {}
+
 
 def run_drill(wanted: str = "", target: Target | None = None) -> Drill:
     """Restore the backup of this id, by default the newest that reaches the target, into a scratch server; check it,
@@ -67,7 +71,7 @@ def run_drill(wanted: str = "", target: Target | None = None) -> Drill:
     server = home_server()
     with exclusive(server) as session, scratch_folder() as folder:
         catalogue.tidy()
-        rpo, test_id = measure_rpo(), leave_mark(target)
+        rpo, test_id = measure_rpo(), leave_mark(kind_of(target), moment_of(target))
         if target.kind == "latest":
             archive_everything(session)
         plan = planned(target, wanted, test_id)
@@ -79,13 +83,17 @@ def run_drill(wanted: str = "", target: Target | None = None) -> Drill:
         except BaseException as error:
             record(drill, explain(error))
             raise
-        settle(drill, plan)
+        settle(drill, plan.chain)
         record(drill, summarise(drill.problems))
     return drill
 
 
 def kind_of(target: Target) -> str:
     return FULL if target.kind in ("latest", "end") else PITR
+
+
+def moment_of(target: Target) -> datetime | None:
+    return target.moment if target.kind == "time" else None
 
 
 def planned(target: Target, wanted: str, test_id: UUID | None) -> Recovery:
@@ -106,13 +114,13 @@ def carry_out(drill: Drill, plan: Recovery, folder: Path, database: str) -> None
 
 
 # -- the mark -----------------------------------------------------------------------------------------------
-def leave_mark(target: Target) -> UUID | None:
-    """Add the drill's row, running; None where our database is not there to write to."""
+def leave_mark(kind: str, moment: datetime | None) -> UUID | None:
+    """Add the drill's row, running; `moment` None: not to a time. None where our database is not there to write to."""
     try:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT recovery.record_test_result(%s, now(), %s, 'running')",
-                [kind_of(target), target.moment if target.kind == "time" else None],
+                [kind, moment],
             )
             return UUID(str(cursor.fetchone()[0]))
     except (DatabaseError, InterfaceError) as error:
@@ -153,7 +161,7 @@ def measure_rpo() -> float | None:
 
 
 # -- the verdict --------------------------------------------------------------------------------------------
-def settle(drill: Drill, plan: Recovery) -> None:
+def settle(drill: Drill, chain: Iterable[Backup]) -> None:
     """Write the verdict into the catalogue: a restore proves every backup of its chain."""
     if drill.problems:
         backup = drill.backup
@@ -161,7 +169,7 @@ def settle(drill: Drill, plan: Recovery) -> None:
         log.error("%s: %s", backup, backup.error)
         catalogue.save(backup)
         return
-    for backup in plan.chain:
+    for backup in chain:
         backup.status, backup.error = Status.VERIFIED, None
         backup.verified_at = max(timezone.now(), backup.completed_at or backup.started_at)
         backup.row_counts = drill.proof.row_counts
@@ -202,6 +210,7 @@ def figures(drill: Drill | None) -> dict[str, Any]:
         "rto_seconds": proof.rto_seconds, "rpo_seconds": drill.rpo_seconds, "backup_id": str(drill.backup.pk),
         "target": str(drill.target), "reached_lsn": lsn_text(proof.reached_lsn), "why": proof.why,
         "tables": len(proof.row_counts), "rows": sum(proof.row_counts.values()), "bytes": drill.backup.database_bytes,
+        **drill.more(),
     }  # fmt: skip
 
 

@@ -136,7 +136,9 @@ async def read_state(client: Client, stream: str) -> dict[str, Any]:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Return in which of COMPARED two states of a stream differ, in words."""
     is_empty = not one["messages"] and not other["messages"]
-    names = [name for name in COMPARED if not (is_empty and name == "first_seq")]  # 0 or 1 where there is none
+    names = [
+        name for name in COMPARED if not (is_empty and name == "first_seq")
+    ]  # 0 or 1 where there is none
     pairs = [(name, one.get(name, 0), other.get(name, 0)) for name in names]
     return [f"{name} {before}, then {after}" for name, before, after in pairs if before != after]
 

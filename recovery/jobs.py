@@ -1,8 +1,11 @@
 """Celery entry points of the recovery room."""
 
 from celery import shared_task
+from django.conf import settings
 
 from recovery.continuity import look_at_archive
+from recovery.cross import back_up_cross
+from recovery.cross_drill import run_cross_drill
 from recovery.daily import Day, run_daily, run_weekly
 from recovery.errors import Busy
 from recovery.logical import back_up
@@ -87,3 +90,31 @@ def back_up_server_job(incremental: bool = False) -> str:
 def verify_job(backup_id: str) -> list[str]:
     """Verify one backup; return its problems. Safe twice; while another run holds the lock it comes back later."""
     return prove(backup_id).problems
+
+
+@shared_task(
+    name="recovery.cross_backup",
+    soft_time_limit=SOFT_SECONDS,
+    time_limit=HARD_SECONDS,
+    autoretry_for=(Busy,),
+    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
+)
+def cross_backup_job() -> str | None:
+    """Back up PostgreSQL and JetStream at one moment; return the id, None where there is no WAL archive to go by. Twice
+    makes two; while another run holds the lock it comes back."""
+    if not settings.BACKUP_SERVER:
+        return None
+    return str(back_up_cross().pk)
+
+
+@shared_task(
+    name="recovery.cross_drill",
+    soft_time_limit=SOFT_SECONDS,
+    time_limit=HARD_SECONDS,
+    autoretry_for=(Busy,),
+    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
+)
+def cross_drill_job() -> list[str]:
+    """Restore both systems beside the running ones; return the problems. Safe twice; while another run holds the lock
+    it comes back."""
+    return run_cross_drill().problems

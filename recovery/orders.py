@@ -9,7 +9,14 @@ from kombu.exceptions import OperationalError
 from operators.audit import Actor, record, require_reason
 from pg.errors import Unreachable
 from recovery import catalogue
-from recovery.jobs import back_up_server_job, drill_job, logical_backup_job, verify_job
+from recovery.jobs import (
+    back_up_server_job,
+    cross_backup_job,
+    cross_drill_job,
+    drill_job,
+    logical_backup_job,
+    verify_job,
+)
 from recovery.models import Backup
 from recovery.server import exclusive, home_server
 
@@ -20,7 +27,9 @@ ORDERS: dict[str, tuple[str, Callable[[], Any]]] = {
         "an incremental backup of the whole server",
         lambda: back_up_server_job.delay(incremental=True),
     ),
+    "cross": ("PostgreSQL and JetStream at one moment", lambda: cross_backup_job.delay()),
     "drill": ("a restore drill", lambda: drill_job.delay()),
+    "cross_drill": ("a restore drill of both systems", lambda: cross_drill_job.delay()),
 }
 
 

@@ -15,6 +15,8 @@ from recovery.prune import PHYSICAL, plan_retention_of
 
 WIDTH, ROW, TOP, EDGE = 1000, 26, 40, 14
 BACKUPS_SHOWN = 500
+DRAWN = (*PHYSICAL, Backup.Kind.CROSS_SYSTEM)
+RADIUS = {Backup.Kind.BASE: 7, Backup.Kind.INCREMENTAL: 4, Backup.Kind.CROSS_SYSTEM: 5}
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ def draw(
     windowed: set[UUID],
     now: datetime,
 ) -> Picture | None:
-    """Return the picture of the finished base and incremental backups; None where there is none. Pure.
+    """Return the picture of the finished backups but for logical ones; None where there is none. Pure.
 
     `broken` are missing or damaged segments with the time of the last commit before each.
     """
-    shown = sorted((b for b in backups if b.kind in PHYSICAL and b.completed_at), key=ended)
+    shown = sorted((b for b in backups if b.kind in DRAWN and b.completed_at), key=ended)
     if not shown:
         return None
     rows = rows_of(shown)
@@ -79,7 +81,7 @@ def draw(
     for b in shown:
         x, y = places[b.pk]
         title = f"{b.kind} {ended(b):%Y-%m-%d %H:%M}, {b.status}, {(b.size_bytes or 0) >> 20} MB"
-        picture.marks.append(Mark(x, y, 7 if b.kind == Backup.Kind.BASE else 4, b.status, title, b.pk))
+        picture.marks.append(Mark(x, y, RADIUS[b.kind], b.status, title, b.pk))
         if b.parent_id in places:
             picture.links.append(Line(*places[b.parent_id], x, y))
     opens = min((ended(b) for b in shown if b.pk in windowed and not b.has_wal), default=None)

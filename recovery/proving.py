@@ -1,13 +1,15 @@
-"""Prove a backup of any kind: a logical one by loading it, one of the server by a drill to its own end."""
+"""Prove a backup of any kind: a logical one by loading it, one of the server by a drill to its own end, a cross-system
+one by bringing both systems back."""
 
 from datetime import date
 
 from django.utils import timezone
 
 from recovery import catalogue
+from recovery.cross_drill import run_cross_drill
 from recovery.drill import Drill, random_moment, run_drill
 from recovery.errors import NotReachable
-from recovery.models import ArchiveState
+from recovery.models import ArchiveState, Backup
 from recovery.pitr import PHYSICAL, Target, usable
 from recovery.verify import Verdict, choose, verify
 
@@ -15,6 +17,8 @@ from recovery.verify import Verdict, choose, verify
 def prove(wanted: str = "") -> Verdict | Drill:
     """Prove the backup of this id, by default the newest finished one; keep the verdict. Raises as both do."""
     backup = choose(wanted)
+    if backup.kind == Backup.Kind.CROSS_SYSTEM:
+        return run_cross_drill(str(backup.pk))
     if backup.kind in PHYSICAL:
         return run_drill(str(backup.pk), Target("end"))
     return verify(str(backup.pk))

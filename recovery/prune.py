@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 
 from django.conf import settings
@@ -59,14 +60,34 @@ def plan_for(backups: list[Backup], now: datetime) -> list[Step]:
         if backup.kind == Backup.Kind.LOGICAL
     ]
     steps = plan_retention(candidates, now, settings.BACKUP_LOGICAL_KEEP_DAYS)
-    return steps + plan_retention_of(backups, now).steps
+    return steps + plan_retention_of_cross(backups, now).steps + plan_retention_of(backups, now).steps
 
 
 def plan_retention_of(backups: Iterable[Backup], now: datetime) -> Retention:
-    """Return the plan for the base and incremental ones among `backups`."""
-    return plan_physical(
-        [as_physical(backup) for backup in backups if backup.kind in PHYSICAL], now, policy()
-    )
+    """Return the plan for the base and incremental ones among `backups`; what a kept cross-system one needs stays."""
+    found = list(backups)
+    return plan_physical(physical_ones(found, now), now, policy())
+
+
+def physical_ones(backups: list[Backup], now: datetime) -> list[Physical]:
+    carrying = {backup.parent_id for backup in kept_cross(backups, now)}
+    return [
+        replace(as_physical(backup), is_pinned=backup.is_pinned or backup.pk in carrying)
+        for backup in backups
+        if backup.kind in PHYSICAL
+    ]
+
+
+def plan_retention_of_cross(backups: Iterable[Backup], now: datetime) -> Retention:
+    """Return the plan for the cross-system ones: by the same days, weeks and months, apart from the others, so that one
+    of them never takes the place of a backup from which a restore is quicker."""
+    found = [as_physical(backup) for backup in backups if backup.kind == Backup.Kind.CROSS_SYSTEM]
+    return plan_physical([replace(each, parent_id=None) for each in found], now, policy())
+
+
+def kept_cross(backups: list[Backup], now: datetime) -> list[Backup]:
+    kept = plan_retention_of_cross(backups, now).kept
+    return [backup for backup in backups if backup.kind == Backup.Kind.CROSS_SYSTEM and backup.pk in kept]
 
 
 def policy() -> Policy:
@@ -114,12 +135,11 @@ def plan_wal_prune(now: datetime) -> list[Segment]:
     archive = open_archive()
     if not archive.segment_bytes:
         return []
-    backups = [
-        as_physical(backup)
-        for backup in catalogue.load_all()[0]
-        if backup.kind in PHYSICAL and backup.system_identifier == archive.system_identifier
-    ]
-    return plan_wal(plan_physical(backups, now, policy()), backups, archive.segments(), archive.segment_bytes)
+    ours = [b for b in catalogue.load_all()[0] if b.system_identifier == archive.system_identifier]
+    physical, size = physical_ones(ours, now), archive.segment_bytes
+    segments = plan_wal(plan_physical(physical, now, policy()), physical, archive.segments(), size)
+    needed = set[Segment]().union(*(as_physical(b).own_segments(size) for b in kept_cross(ours, now)))
+    return [segment for segment in segments if segment not in needed]
 
 
 def prune_wal(now: datetime) -> int:

@@ -55,7 +55,7 @@ class Proof:
     @property
     def rto_seconds(self) -> float:
         """From the decision to a server that takes work: everything but the checks."""
-        return round(sum(self.seconds.get(step, 0) for step in ("files", "copy", "replay")), 3)
+        return round(sum(self.seconds.get(step, 0) for step in ("files", "copy", "replay", "jetstream")), 3)
 
     def time(self, step: str, work: Callable[[], Any]) -> Any:
         began = time.monotonic()

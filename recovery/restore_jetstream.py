@@ -21,7 +21,7 @@ from bridge import connection, setup, topology
 from bridge.connection import Client
 from bridge.hold import RESTORING, Restored, read_hold, release
 from bridge.rebuild import plan_rebuild, rebuild
-from bridge.reconcile import reconcile
+from bridge.reconcile import Verdict, reconcile
 from bridge.session import open_session
 from bridge.sources import note_epochs
 from pg.errors import Refused
@@ -75,12 +75,16 @@ class Plan:
 
 @dataclass
 class Done:
-    """What was done. No problems: both are at the moment, but for what waits in the outbox."""
+    """What was done. No problems: both are at the moment, but for what waits in the outbox. `lost` keys were missing or
+    old in JetStream, `repaired` ones were brought to what PostgreSQL says."""
 
     streams: list[str] = field(default_factory=list)
     replayed: list[Replayed] = field(default_factory=list)
     rebuilt: dict[str, int] = field(default_factory=dict)
     outbox_rows: int = 0
+    compared: int = 0
+    lost: int = 0
+    repaired: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -185,7 +189,7 @@ def restore_jetstream(db: BaseDatabaseWrapper, plan: Plan, place: Path) -> Done:
         bring_back(db, plan, done, place)
     skip_lost_ids(db)
     done.outbox_rows = count_outbox(db)
-    prove(db, done, repair=plan.mode == "keep")
+    prove(db, done)
     if not done.problems:
         release(db)
     return done
@@ -307,9 +311,12 @@ def count_outbox(db: BaseDatabaseWrapper) -> int:
         return int(cursor.fetchone()[0])
 
 
-def prove(db: BaseDatabaseWrapper, done: Done, repair: bool) -> None:
-    """Compare every row with its key. What waits in the outbox is in flight, not wrong."""
-    for report in reconcile(db, repair=repair):
+def prove(db: BaseDatabaseWrapper, done: Done) -> None:
+    """Compare every row with its key, and repair. What waits in the outbox is in flight, not wrong."""
+    for report in reconcile(db, repair=True):
+        done.compared += sum(report.found.values())
+        done.lost += report.found[Verdict.MISSING] + report.found[Verdict.STALE]
+        done.repaired += report.repaired
         if report.left:
             done.problems.append(f"{report.bucket}: {report.left} keys differ: {', '.join(report.named[:3])}")
 

@@ -150,6 +150,12 @@ BREAKS = [
         " start_lsn, end_lsn)"
         " VALUES ('base', 'complete', 'base/x', 'd', '18.6', '18.6', 1, now() - interval '3 days',"
         " now() - interval '3 days', 1, repeat('0', 64), '7', 1, 1, 2)")),
+    ("recovery.cross", "the newest cross-system backup is 72 h old", sql(
+        "INSERT INTO recovery.backups (kind, status, location, database_name, server_version, tool_version,"
+        " database_bytes, started_at, completed_at, size_bytes, manifest_sha256, system_identifier, timeline,"
+        " start_lsn, end_lsn, parent_id)"
+        " VALUES ('cross_system', 'complete', 'cross/x', 'd', '18.6', '18.6', 1, now() - interval '3 days',"
+        " now() - interval '3 days', 1, repeat('0', 64), '7', 1, 1, 2, gen_random_uuid())")),
     ("recovery.tools", "", setting(PG_BIN_DIR="/nowhere")),
     ("recovery.space", "0 MB free", attribute(recovery.checks.shutil, "disk_usage", lambda path: NO_SPACE)),
     ("knowledge.extension", "vector 0.1", sql("UPDATE pg_extension SET extversion = '0.1' WHERE extname = 'vector'")),

@@ -393,6 +393,7 @@ BREAKS = [
     ("recovery.backups", "complete_is_measured", STORED | {"manifest_sha256": "NULL"}),
     ("recovery.backups", "incremental_has_parent", {"kind": "'incremental'"}),
     ("recovery.backups", "incremental_has_parent", {"kind": "'base'", "parent_id": NEW}),
+    ("recovery.backups", "incremental_has_parent", {"kind": "'cross_system'"}),
     ("recovery.backups", "physical_has_a_range", STORED | {"kind": "'base'"}),
     ("recovery.backups", "physical_has_a_range", STORED | RANGE | {"end_lsn": "1"}),
     ("recovery.backups", "completion", STORED | {"status": "'running'"}),

@@ -13,10 +13,13 @@ from pg.errors import Refused
 from recovery import archiving, catalogue, manifest
 from recovery.catalogue import Status
 from recovery.continuity import look_at_archive
+from recovery.cross_command import add_cross_verbs, moment_of_cross
+from recovery.cross_drill import run_cross_drill
 from recovery.daily import Day, run_daily, run_weekly
 from recovery.drill import Drill, run_drill
 from recovery.logical import back_up
 from recovery.models import Backup
+from recovery.noting import note
 from recovery.orders import pin
 from recovery.physical import Options, back_up_server, default_options
 from recovery.pitr import Target, plan_recovery, steps_of
@@ -25,6 +28,7 @@ from recovery.prune import plan_prune, plan_wal_prune, prune
 from recovery.recover import Proof, recover
 from recovery.restore import plan_restore, restore
 from recovery.retention import Step
+from recovery.rows import row_of
 from recovery.verify import Verdict
 from recovery.wal import lsn_text
 
@@ -58,13 +62,17 @@ class Command(OperatorCommand):
             "backup_id", nargs="?", default="", help="(default: the newest that reaches the target)"
         )
         add_target(parser)
+        parser.add_argument("--cross", action="store_true", help="both systems, from a cross-system backup")
+        add_reason(parser)
         parser = self.add_verb("pin", run_pin, "keep backups from being pruned")
         parser.add_argument("backup_ids", nargs="+", metavar="backup_id")
         parser.add_argument("--off", action="store_true", help="let them be pruned again")
         parser.add_argument("--reason", default="by hand", help="kept in the audit")
         parser = self.add_verb("prune", run_prune, "remove what is out of retention")
         parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+        add_reason(parser)
         self.add_restore()
+        add_cross_verbs(self)
         parser = self.add_verb("wal", show_wal, "look for gaps and damage in the WAL archive")
         parser.add_argument("--all", action="store_true", help="read every segment again")
         parser = self.add_verb(
@@ -89,6 +97,11 @@ class Command(OperatorCommand):
         add_target(parser)
         parser.add_argument("--replace", action="store_true",
                             help="move a data directory that no server runs on aside, instead of refusing")  # fmt: skip
+        add_reason(parser)
+
+
+def add_reason(parser: Any) -> None:
+    parser.add_argument("--reason", default="by hand", help="kept in the audit")
 
 
 def add_backups(parser: Any, default: str) -> None:
@@ -123,23 +136,6 @@ def target_of(options: dict[str, Any]) -> Target:
 
 
 # -- making -------------------------------------------------------------------------------------------------
-def row_of(backup: Backup) -> dict[str, Any]:
-    """`verified_at` None: never restored and compared. The error comes last: it is long."""
-    return {
-        "backup_id": backup.pk,
-        "kind": str(backup.kind),
-        "status": str(backup.status),
-        "started_at": f"{backup.started_at:%Y-%m-%d %H:%M:%S}",
-        "verified_at": f"{backup.verified_at:%Y-%m-%d %H:%M:%S}" if backup.verified_at else None,
-        "size_bytes": backup.size_bytes,
-        "pinned": "yes" if backup.is_pinned else "",
-        "builds_on": backup.parent_id,
-        "wal_end": lsn_text(backup.end_lsn) if backup.end_lsn else None,
-        "database": backup.database_name,
-        "error": backup.error,
-    }
-
-
 def run_logical(jobs: int | None, **_: Any) -> Answer:
     backup = back_up(jobs)
     counts = {"tables": len(backup.row_counts), "rows": sum(backup.row_counts.values())}
@@ -260,8 +256,12 @@ def run_verify(backup_id: str, **_: Any) -> Answer:
     return answer_of(prove(backup_id))
 
 
-def drill(backup_id: str, **options: Any) -> Answer:
-    return answer_of(run_drill(backup_id, target_of(options)))
+def drill(backup_id: str, cross: bool, reason: str, **options: Any) -> Answer:
+    target = target_of(options)
+    if cross and target != Target():
+        raise Refused("a cross-system backup has one moment", "leave the target out, or --cross")
+    note("drill", [backup_id or "newest"], reason, cross=cross, target=str(target))
+    return answer_of(run_cross_drill(backup_id) if cross else run_drill(backup_id, target))
 
 
 def show_wal(all: bool, **_: Any) -> Answer:
@@ -291,12 +291,19 @@ def as_step(step: Step) -> dict[str, str]:
     return {"action": step.action, "object": str(step.backup_id), "why": step.why}
 
 
-def run_prune(dry_run: bool, **_: Any) -> Answer:
+def run_prune(dry_run: bool, reason: str, **_: Any) -> Answer:
     """Print why for each backup, also for those that stay."""
     now = timezone.now()
     segments = len(plan_wal_prune(now)) if dry_run else 0
     steps = plan_prune(now) if dry_run else prune(now)
     gone = sum(step.action != "keep" for step in steps)
+    if not dry_run:
+        note(
+            "prune",
+            [step.backup_id for step in steps if step.action != "keep"],
+            reason,
+            kept=len(steps) - gone,
+        )
     name = "to_remove" if dry_run else "removed"
     counts = {
         name: gone,
@@ -334,6 +341,8 @@ def run_restore(
         raise Refused("a logical backup has one moment only, and never replaces anything",
                       "a moment needs --target-directory; leave --replace out")  # fmt: skip
     plan = plan_restore(backup_id or catalogue.NEWEST, str(target_database))
+    if not dry_run:
+        note("restore", [plan.backup.pk], options["reason"], database=plan.target)
     problems = [] if dry_run else restore(plan)
     return Answer(
         steps=plan.steps,
@@ -344,7 +353,10 @@ def run_restore(
 
 
 def restore_server(backup_id: str, directory: Path, dry_run: bool, options: dict[str, Any]) -> Answer:
-    plan = plan_recovery(target_of(options), "" if backup_id == catalogue.NEWEST else backup_id)
+    wanted, target = moment_of_cross(backup_id, target_of(options))
+    plan = plan_recovery(target, wanted)
+    if not dry_run:
+        note("restore", [plan.backup.pk], options["reason"], directory=str(directory), target=str(target))
     answer = Answer() if dry_run else answer_of_proof(recover(plan, directory, options["replace"]))
     answer.steps = steps_of(plan, str(directory))
     answer.counts["needed_mb"] = plan.needed_bytes >> 20
