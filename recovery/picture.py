@@ -16,7 +16,7 @@ from recovery.prune import PHYSICAL, plan_retention_of
 WIDTH, ROW, TOP, EDGE = 1000, 26, 40, 14
 BACKUPS_SHOWN = 500
 DRAWN = (*PHYSICAL, Backup.Kind.CROSS_SYSTEM)
-RADIUS = {Backup.Kind.BASE: 7, Backup.Kind.INCREMENTAL: 4, Backup.Kind.CROSS_SYSTEM: 5}
+RADIUS: dict[str, int] = {Backup.Kind.BASE: 7, Backup.Kind.INCREMENTAL: 4, Backup.Kind.CROSS_SYSTEM: 5}
 
 
 @dataclass(frozen=True)
