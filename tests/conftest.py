@@ -15,6 +15,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import TransactionTestCase
 
+import bridge.connection
 from cockpit.servers import Nats, Postgres, Running, Server, Valkey
 from tests.databases import TEMPLATE, Clones, Database, lock_file
 
@@ -154,6 +155,13 @@ def restartable(own_home: Path) -> Iterator[Callable[[str], Running]]:
     yield start
     for running in reversed(started):
         running.stop()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def link_ends_with_the_tests() -> Iterator[None]:
+    """The servers stop after the last test: until then the bridge's link must be closed."""
+    yield
+    bridge.connection.close()
 
 
 # -- pages --------------------------------------------------------------------------------------------------

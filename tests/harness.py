@@ -13,11 +13,13 @@ import re
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from cockpit.servers import Nats, Running, Valkey
 from tests.versions import MAJORS, WITHOUT_PGVECTOR, make_server
@@ -106,6 +108,60 @@ def remove_abandoned(home: Path) -> None:
     with suppress(OSError), (home / "run.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(home, ignore_errors=True)
+
+
+# -- in which order, on which process -----------------------------------------------------------------------
+# What takes longest begins, the many quick files fill up, and no process of the run waits for another at the end.
+# A folder named here stays on one process: its files share a web process and a browser, or a server with a history.
+LONG = (
+    "tests/recovery/",
+    "tests/browser/",
+    "tests/faults/test_outages.py",
+    "tests/cockpit/test_up.py",
+    "tests/tasks/test_workers.py",
+    "tests/faults/test_recovery.py",
+    "tests/faults/test_task_workers.py",
+    "tests/faults/test_partitions.py",
+    "tests/bridge/test_flush_runner.py",
+    "tests/bridge/test_state.py",
+    "tests/faults/test_bridge.py",
+    "tests/bridge/test_rollback.py",
+    "tests/partitions/test_s3.py",
+    "tests/cockpit/test_harness.py",
+)
+
+
+class Schedule(LoadFileScheduling):
+    """Files, or whole folders of LONG, in the order of the collection."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = file_of(nodeid)
+        return next((path for path in LONG if path.endswith("/") and file.startswith(path)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule | None:
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return Schedule(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put LONG first, then whichever file has more tests."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        numbers = Counter(file_of(item.nodeid) for item in items)
+        items.sort(key=lambda item: place_of(file_of(item.nodeid), numbers))
+
+
+def place_of(file: str, numbers: Counter[str]) -> tuple[int, int, str]:
+    long = next((place for place, path in enumerate(LONG) if file.startswith(path)), len(LONG))
+    return (long, -numbers[file], file)
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
 
 
 # -- what was not run ---------------------------------------------------------------------------------------

@@ -17,13 +17,6 @@ from bridge.reconcile import read_leader
 from bridge.session import open_session
 
 
-@pytest.fixture(autouse=True, scope="session")
-def link_ends_with_the_tests():
-    """The servers stop after the last test: until then the link must be closed."""
-    yield
-    connection.close()
-
-
 @pytest.fixture
 def committed(django_db_setup, django_db_blocker):
     """For tests that commit. What they wrote is deleted afterwards: quicker than another clone of the database."""

@@ -19,6 +19,7 @@ from tests.databases import Database, lock_file
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
+EMPTY = '<!doctype html><html lang="en"><title>empty</title><link rel="icon" href="data:,">'
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def collect_static_files(home: Path, environ: dict[str, str]) -> None:
         if not (home / "static" / "staticfiles.json").exists():
             command = [sys.executable, "manage.py", "collectstatic", "--no-input", "--verbosity=0"]
             subprocess.run(command, cwd=ROOT, env=environ, check=True)
+            (home / "static" / "empty.html").write_text(EMPTY)
 
 
 def wait_until_it_answers(web: Web, process: subprocess.Popen) -> None:

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from cockpit.servers import ports
+from tests.marks import LATER
 
 CHECKOUT = Path(__file__).parents[2]
 FOREIGN = ("DATABASE_URL", "NATS_URL", "CELERY_BROKER_URL", "MISTERSMITH_HOME", "PYTEST_")
@@ -177,15 +178,15 @@ def test_down_waits_until_no_process_is_left(background):
 
 
 # -- one in the foreground ---------------------------------------------------------------------------------
-def test_whatever_ends_it_nothing_is_left_running_and_nothing_is_lost(home):
+@pytest.mark.parametrize("ends", ["supervisord", pytest.param("up", marks=LATER)])
+def test_whatever_ends_it_nothing_is_left_running_and_nothing_is_lost(home, ends):
     home.start()
     with psycopg.connect(home.url(), autocommit=True) as session:
         session.execute("CREATE TABLE kept AS SELECT 42 AS x")
-    for end in (kill_supervisord, kill_up):
-        processes = home.processes()
-        end(home)
-        assert_all_gone(processes)
-        assert "as set before" in home.start(), f"after {end.__name__}"
+    processes = home.processes()
+    {"supervisord": kill_supervisord, "up": kill_up}[ends](home)
+    assert_all_gone(processes)
+    assert "as set before" in home.start()
     with psycopg.connect(home.url()) as session:
         assert session.execute("SELECT x FROM kept").fetchone() == (42,)
     processes = home.processes()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import LATER
+
+pytestmark = LATER
 ROOT = Path(__file__).parents[2]
 SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname IN ('agents', 'tasks', 'recovery', 'knowledge')"
 PLAN = """

@@ -16,10 +16,11 @@ import psycopg
 import pytest
 
 from tests.faults.installation import BEAT, BRIDGE, ENQUEUE, PATIENCE_SECONDS, SUCCESSES, WORKER, Installation
+from tests.marks import LATER
 from tests.tasks.conftest import eventually
 from tests.versions import ROOT
 
-pytestmark = [pytest.mark.servers, pytest.mark.deep]
+pytestmark = [pytest.mark.servers, *LATER]
 PREVIOUS = "15f57f90bd36"  # 0.1.0 before its first upgrade
 PREPARE_TRIES = 5  # a migration that does not get its lock is undone and run again, as the page says
 STOP_SECONDS = 20  # as supervisord: Celery's warm shutdown may hang

@@ -138,6 +138,7 @@ def installed(major, own_home):
         yield Installed(major, running.server.url())
 
 
+@pytest.mark.ci
 def test_migrations_go_both_ways_and_the_story_is_told(installed, matrix):
     run_step(installed, "[call_command('migrate', label, verbosity=0) for label in others]")
     without_rooms = objects_in(installed)

@@ -50,6 +50,8 @@ def workers(transactional_db, broker_url, tmp_path):
 
 
 @pytest.mark.servers
+@pytest.mark.deep
+@pytest.mark.ci
 def test_two_worker_processes_read_five_modules_and_fail_at_one(workers):
     start_plan(gather_fleet(), modules=["argparse", "getopt", "optparse", "cmd", "demo_poisoned"])
     deadline = time.monotonic() + 60

@@ -10,6 +10,7 @@ import pytest
 from tests.faults.installation import BRIDGE, PATIENCE_SECONDS, WORKER, Installation
 from tests.faults.ledger import Faults
 from tests.faults.writers import make_agents, read_present, seen, total, watch, writers
+from tests.marks import LATER
 from tests.tasks.conftest import eventually
 
 pytestmark = pytest.mark.servers
@@ -31,7 +32,7 @@ ATTEMPTS = (
 
 
 # -- the relay ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=LATER), pytest.param(40, marks=pytest.mark.deep)])
 def test_a_killed_relay_loses_no_write_and_lets_no_older_value_win(installation, faults, kills):
     """Two relays, one leads; writers raise numbers by SQL and by the ORM; a witness reads what JetStream stores."""
     agents = make_agents(installation)
@@ -75,7 +76,7 @@ def has_outbox_rows(installation: Installation) -> bool:
 
 
 # -- workers ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kills", [3, pytest.param(60, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=LATER), pytest.param(60, marks=pytest.mark.deep)])
 def test_killed_workers_cost_attempts_and_no_task(installation, faults, tmp_path, kills):
     """Two workers of two processes. Each kill is in mid-task, of the process or its worker; a few tasks are long."""
     choices = random.Random(kills)

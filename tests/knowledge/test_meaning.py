@@ -30,15 +30,34 @@ def embed(model=None):
     return embed_all(model or find_model(), None, lambda portion: None)
 
 
+@pytest.fixture(scope="module")
+def computed():
+    """The vectors that the real model has made for `library`, by text: they take a second, and each test needs them."""
+    return {}
+
+
+def remember(computed):
+    make = local.LocalProvider.compute
+
+    def compute(provider, texts):
+        new = [text for text in texts if text not in computed]
+        computed.update(zip(new, make(provider, new), strict=True))
+        return [computed[text] for text in texts]
+
+    return compute
+
+
 @pytest.fixture
-def library():
+def library(computed, monkeypatch):
     """Facts of real modules of this Python, with vectors of the real model."""
     for name in ("argparse", "cmd", "gzip", "timeit", "textwrap", "shelve", "secrets"):
         module = find_module(name)
         entities = read_source(module.path.read_text("utf-8"), name, max_entities=5)
         claims = claims_of(module, entities, None)
         assert_facts([Claim(c.entity_type, c.entity_id, c.predicate, c.value, c.object_type) for c in claims])
-    embed()
+    with monkeypatch.context() as patch:
+        patch.setattr(local.LocalProvider, "compute", remember(computed))
+        embed()
 
 
 def entities(query, **options):

@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from tasks.models import Execution
+from tests.marks import LATER
 from tests.tasks.conftest import ROOT, empty_broker, eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.django_db(transaction=True)]
+pytestmark = [*LATER, pytest.mark.servers, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture
