@@ -41,12 +41,34 @@ def refuse(name: str, value: object, why: str, hint: str) -> NoReturn:
 
 def database(name: str, default: str) -> dict[str, Any]:
     """Return variable `name`, a PostgreSQL URL, as Django's DATABASES entry."""
+    return parse_database(name, env.str(name, default=default) or default)
+
+
+def parse_database(name: str, url: str) -> dict[str, Any]:
+    """Return a PostgreSQL URL as Django's DATABASES entry. Errors name the variable, not the URL with its password."""
     hint = "use postgresql://user:password@host:port/database, or unset it to use the embedded server"
-    entry: dict[str, Any] = read(env.db_url, name, default, hint)
+    try:
+        entry: dict[str, Any] = env.db_url_config(url)
+    except (ValueError, TypeError, environ.ImproperlyConfigured):
+        entry = {}
     if entry.get("ENGINE") != "django.db.backends.postgresql" or not entry.get("NAME"):
-        scheme = env.str(name, default="").partition(":")[0]
-        refuse(name, f"{scheme}:...", "not the URL of a PostgreSQL database", hint)
+        refuse(name, f"{url.partition(':')[0]}:...", "not the URL of a PostgreSQL database", hint)
     return entry
+
+
+def databases(name: str, split: Callable[[str], list[str]] = lambda text: [text]) -> list[dict[str, Any]]:
+    """Return the URLs of an optional variable as DATABASES entries; none where it is not set."""
+    return [parse_database(name, url) for url in split(env.str(name, default="")) if url]
+
+
+def pool_size(name: str, default: str, parse: Callable[[str], Any]) -> str:
+    """Return variable `name`, "MAXIMUM/MINIMUM" connections."""
+    value: str = env.str(name, default=default) or default
+    try:
+        parse(value)
+    except ValueError as error:
+        refuse(name, repr(value), str(error), "use two whole numbers, for instance 20/5")
+    return value
 
 
 def email(name: str, default: str) -> dict[str, Any]:

@@ -1,12 +1,25 @@
 """One settings module for every process; it works with no settings at all. `docs/settings.md` lists the variables."""
 
+import sys
 from pathlib import Path
 
 from csp.constants import NONE, SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from kombu import Queue
 
 from config import env as _env
-from config.env import boolean, choice, database, email, env, integer, s3_url, secret_key
+from config import pools as _pools
+from config.env import (
+    boolean,
+    choice,
+    database,
+    databases,
+    email,
+    env,
+    integer,
+    pool_size,
+    s3_url,
+    secret_key,
+)
 from config.face import make_face
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -64,12 +77,14 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "pg.middleware.ReadsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "pg.middleware.RetryMiddleware",  # the innermost
 ]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
@@ -89,12 +104,33 @@ TEMPLATES = [
 ]
 
 # -- servers ------------------------------------------------------------------------------------------------
-DATABASES = {"default": database("DATABASE_URL", "postgresql://mistersmith@127.0.0.1:5432/mistersmith")}
-DATABASES["default"].update(
-    CONN_MAX_AGE=integer("MISTERSMITH_CONN_MAX_AGE_SECONDS", 60, 0, 86_400),
-    CONN_HEALTH_CHECKS=True,
+PROCESS_KIND = choice("MISTERSMITH_PROCESS", _pools.process_kind(sys.argv), _pools.KINDS)
+POOLS = {
+    name: _pools.resized(
+        pool,
+        pool_size(f"MISTERSMITH_POOL_{name.upper()}", f"{pool.maximum}/{pool.minimum}", _pools.parse_size),
+        integer(f"MISTERSMITH_POOL_{name.upper()}_PROCESSES", pool.processes, 1, 10_000),
+    )
+    for name, pool in _pools.POOLS.items()
+}
+DATABASE_URLS = {
+    "primary": [database("DATABASE_URL", "postgresql://mistersmith@127.0.0.1:5432/mistersmith")],
+    "owner": databases("OWNER_DATABASE_URL"),
+    "background": databases("BACKGROUND_DATABASE_URL"),
+    "replica": databases("REPLICA_URLS", _pools.split_urls),
+    "analytics": databases("ANALYTICS_DATABASE_URL"),
+}
+DATABASES = _pools.make_databases(
+    PROCESS_KIND, POOLS, DATABASE_URLS, integer("MISTERSMITH_CONN_MAX_AGE_SECONDS", 60, 0, 86_400)
 )
-DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+DATABASE_ROUTERS = ["pg.routing.Router"]
+REPLICA_ALIASES = [
+    alias for alias, entry in DATABASES.items() if entry["POOL"] == "replica" and not entry["IS_SHARED"]
+]
+# a command has one connection to the server that all share
+ANALYTICS_ALIAS = "analytics" if PROCESS_KIND in _pools.POOLED or DATABASE_URLS["analytics"] else "default"
+REPLICA_MOST_LAG_SECONDS = integer("MISTERSMITH_REPLICA_MOST_LAG_SECONDS", 10, 1, 3_600)
+REPLICA_MOST_LAG_MB = integer("MISTERSMITH_REPLICA_MOST_LAG_MB", 256, 1, 1_000_000)
 NATS_URL: str = env.str("NATS_URL", default="nats://127.0.0.1:4222")
 CELERY_BROKER_URL: str = env.str("CELERY_BROKER_URL", default="redis://127.0.0.1:6379/0")
 CACHES = {
@@ -124,6 +160,7 @@ LONG_JOBS = [
     *("tasks.run_ticket", "knowledge.*", "recovery.*"),
     *("partitions.apply*", "partitions.attach", "partitions.release"),  # partitions.watch must not wait
 ]
+BACKGROUND_JOBS = [name for name in LONG_JOBS if name != "tasks.run_ticket"]  # with the background pool
 CELERY_TASK_ROUTES = {name: {"queue": "tasks"} for name in LONG_JOBS}
 # looks each minute: it must not wait behind a backup of hours
 CELERY_TASK_ROUTES["recovery.look_at_archive"] = {"queue": "mistersmith"}

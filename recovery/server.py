@@ -15,6 +15,7 @@ from recovery.errors import Busy
 
 MAINTENANCE_DATABASES = ("postgres", "template1")
 LIBPQ_KEYWORDS = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+LIBPQ_KEYWORDS -= {"application_name", "options"}  # of the pools; what recovery does has its own
 Session = psycopg.Connection[Any]
 # values must have one text form wherever they are read, and no limit of the role may end a long read
 SESSION_SETTINGS = {

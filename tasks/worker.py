@@ -19,6 +19,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from agents.liveness import record_heartbeats
 from agents.models import AgentStatus
 from agents.registry import register_agent, terminate_agent
+from pg.pool import close_pools
 from tasks import queues
 from tasks.claim import Claimed, Failure, fail, grace_seconds, heartbeat_leases, lease_seconds
 from tasks.context import TaskContext
@@ -187,6 +188,7 @@ def prepare_parent(**_: Any) -> None:
         log.warning("task types are not registered yet: %s", error)
     finally:
         connections.close_all()  # no connection crosses the fork
+        close_pools()
 
 
 @signals.worker_process_init.connect(weak=False)
