@@ -12,6 +12,7 @@ from django.db.models import Max
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
+from cockpit.database_roles import existing_roles, plan_roles, role_names
 from cockpit.preparation import unapplied_migrations
 from cockpit.supervision import claim
 from cockpit.supervision.control import Control
@@ -49,6 +50,7 @@ def register() -> None:
     register_check("cockpit.processes", look_at_processes)
     register_check("cockpit.disk", look_at_disk)
     register_check("cockpit.settings", look_at_settings)
+    register_check("cockpit.roles", look_at_roles)
 
 
 # -- PostgreSQL ---------------------------------------------------------------------------------------------
@@ -134,6 +136,20 @@ def look_at_clock() -> Iterator[Finding]:
         skew <= LONGEST_SKEW_SECONDS,
         f"PostgreSQL's clock and ours are {skew:.3f} s apart",
         "let both machines follow the same time servers (chrony, systemd-timesyncd)",
+    )
+
+
+def look_at_roles() -> Iterator[Finding]:
+    """The four roles may do what they should and no more; an installation that has none of them does without."""
+    if not set(role_names().values()) & existing_roles():
+        yield Finding(True, "one role does everything (docs/operate.md, Roles)")
+        return
+    steps = plan_roles()
+    told = "; ".join(f"{step.action} {step.object}: {step.why}" for step in steps[:3])
+    yield Finding(
+        not steps,
+        f"{len(steps)} differences: {told}" if steps else "each role may do what it should and no more",
+        "see `manage.py roles plan`, then run `manage.py roles apply`",
     )
 
 

@@ -18,6 +18,7 @@ from django.db.migrations.executor import MigrationExecutor
 from psycopg.errors import LockNotAvailable
 
 from cockpit.administrator import ensure_administrator
+from cockpit.database_roles import apply_roles, existing_roles
 from cockpit.vitals import ask_broker, ask_nats
 from pg.demands import require_fit_server
 from pg.errors import Refused
@@ -39,6 +40,7 @@ def steps() -> list[tuple[str, Callable[[], Done]]]:
     return [
         ("servers", check_servers),
         ("schema", migrate),
+        ("roles", grant_rights),
         ("static files", collect_static),
         ("administrator", make_administrator),
         ("partitions", make_partitions),
@@ -69,6 +71,15 @@ def migrate() -> Done:
         finally:
             reset_lock_timeout()
     return {"detail": f"{count} migrations applied" if count else "up to date"}
+
+
+def grant_rights() -> Done:
+    """Give the four database roles, where they are there, their rights on what the migrations made."""
+    if not existing_roles():
+        return {"detail": "one role does everything"}
+    done, refused = apply_roles()
+    told = f"{len(done)} steps" if done else "up to date"
+    return {"detail": told + (f", {len(refused)} refused: run `manage.py roles plan`" if refused else "")}
 
 
 def reset_lock_timeout() -> None:

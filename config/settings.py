@@ -123,6 +123,7 @@ DATABASE_URLS = {
 DATABASES = _pools.make_databases(
     PROCESS_KIND, POOLS, DATABASE_URLS, integer("MISTERSMITH_CONN_MAX_AGE_SECONDS", 60, 0, 86_400)
 )
+POOL_SESSIONS = {name: _pools.session_settings(pool) for name, pool in POOLS.items()}
 DATABASE_ROUTERS = ["pg.routing.Router"]
 REPLICA_ALIASES = [
     alias for alias, entry in DATABASES.items() if entry["POOL"] == "replica" and not entry["IS_SHARED"]

@@ -1,5 +1,6 @@
 """The connection pools of this process, one per alias: psycopg's, with what an outage and a fork ask for besides."""
 
+import atexit
 import os
 from itertools import count
 from time import monotonic, sleep
@@ -120,3 +121,4 @@ def close_pools() -> None:
 
 
 os.register_at_fork(after_in_child=forget_pools)
+atexit.register(close_pools)  # the interpreter would wait seconds for their threads

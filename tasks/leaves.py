@@ -74,6 +74,7 @@ def _register_once(item: Handler) -> str:
     }
     with transaction.atomic():
         leaf: str = QUERIES.run("create_leaf", parameters)[0]["leaf"]
+        QUERIES.run("copy_grants", {"leaf": leaf})
         QUERIES.run("register_type", {**parameters, "leaf": leaf})
         declare_limit(item.task_type, item.policy)
     return leaf

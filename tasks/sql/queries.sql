@@ -13,6 +13,9 @@ SELECT options::text AS options FROM tasks.types WHERE task_type = %(task_type)s
 -- name: create_leaf
 SELECT partitions.create_task_type_partition(%(task_type)s, %(lock_timeout)s) AS leaf
 
+-- name: copy_grants
+SELECT partitions.copy_grants('tasks.queue', %(leaf)s::regclass)
+
 -- name: register_type
 INSERT INTO tasks.types (task_type, partition_name, options, queue)
 VALUES (%(task_type)s, %(leaf)s, %(options)s::jsonb, %(queue)s)

@@ -93,6 +93,7 @@ BREAKS = [
     ("cockpit.processes", "bridge is FATAL", lambda monkeypatch, settings: fake_processes(monkeypatch)),
     ("cockpit.disk", " MB free at", attribute(checks, "MINIMUM_FREE_BYTES", 1 << 60)),
     ("cockpit.settings", "DEBUG is on", setting(DEBUG=True, WEB_BIND="192.0.2.1")),
+    ("cockpit.roles", "differences: alter role app_", sql("CREATE ROLE app_primary SUPERUSER")),
     ("monitoring.connections", "190 of 200 in use", attribute(monitoring.checks, "pools", lambda: [FULL_POOL])),
     ("agents.lost", "1 agents are lost", sql(
         "INSERT INTO agents.registry (agent_type, agent_name, status, liveness)"

@@ -1,0 +1,1 @@
+DROP FUNCTION partitions.copy_grants(regclass, regclass);
