@@ -142,7 +142,8 @@ def makers() -> list[str]:
 
 def apply_roles() -> tuple[list[Step], list[tuple[Step, str]]]:
     """Do what the plan says; return the steps done, and those refused with the server's words. Safe to repeat; two at
-    once wait for each other. A plan is made anew until nothing new comes: what a new role lacks is seen once it is there."""
+    once wait for each other. A plan is made anew until nothing new comes: what a new role lacks is seen once it is
+    there."""
     done: list[Step] = []
     refused: dict[str, tuple[Step, str]] = {}
     with transaction.atomic(), connection.cursor() as cursor:

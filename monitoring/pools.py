@@ -29,7 +29,7 @@ SELECT pg_is_in_recovery(),
 def read_pools() -> list[dict[str, Any]]:
     """Return one row per alias: its pool, the share of a process, where it leads. Asks no server."""
     rows = []
-    for alias, entry in settings.DATABASES.items():
+    for alias, entry in connections.settings.items():
         pool = settings.POOLS[entry["POOL"]]
         most, least = pool.share
         place = "shared with primary" if entry["IS_SHARED"] else place_of(entry)
@@ -54,23 +54,16 @@ def place_of(entry: dict[str, Any]) -> str:
 
 
 def read_servers() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return a row per server (what it is, how far behind the primary), and the sessions on each by application. A server
+    """Return a row per server (what it is, how far behind the primary), and the sessions on each by application. One
     that does not answer says why. Two queries per server."""
     servers: list[dict[str, Any]] = []
     sessions: list[dict[str, Any]] = []
-    for alias, entry in settings.DATABASES.items():
-        if entry["IS_SHARED"] or (
-            alias == "background" and place_of(entry) == place_of(settings.DATABASES["default"])
-        ):
+    for alias, entry in connections.settings.items():
+        place = place_of(entry)
+        if entry["IS_SHARED"] or place in [row["server"] for row in servers]:
             continue
-        row = {
-            "alias": alias,
-            "server": place_of(entry),
-            "is": "",
-            "timeline": None,
-            "lag_bytes": None,
-            "problem": "",
-        }
+        row: dict[str, Any] = dict.fromkeys(("timeline", "lag_bytes"))
+        row |= {"alias": alias, "server": place, "is": "", "problem": ""}
         try:
             with connections[alias].cursor() as cursor:
                 cursor.execute(SERVER)

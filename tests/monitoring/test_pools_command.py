@@ -48,13 +48,12 @@ def test_pools_that_do_not_fit_are_named_with_the_sum(settings):
     assert "usable" in answer["warnings"][0]
 
 
-@pytest.mark.django_db
-def test_a_server_that_is_away_is_named(settings, monkeypatch):
+@pytest.mark.django_db(databases=["default", "replica"])
+def test_a_server_that_is_away_is_named(monkeypatch):
     from django.db import connections
 
-    away = {**settings.DATABASES["replica"], "IS_SHARED": False, "HOST": "127.0.0.1", "PORT": "1", "TEST": {}}
-    settings.DATABASES = {**settings.DATABASES, "replica": away}
-    monkeypatch.setitem(connections.settings, "replica", {**connections.settings["replica"], **away})
+    away = {**connections.settings["replica"], "IS_SHARED": False, "HOST": "127.0.0.1", "PORT": "1"}
+    monkeypatch.setitem(connections.settings, "replica", away)
     monkeypatch.delattr(connections._connections, "replica", raising=False)
     code, answer = run("status")
     assert code == 1
