@@ -139,7 +139,7 @@ def history(stream: str, subject: str = ">") -> list[Any]:
     return connection.call(read, 30)
 
 
-def wait_until(condition: Callable[[], Any], timeout_seconds: float = 30) -> Any:
+def wait_until(condition: Callable[[], Any], timeout_seconds: float = 60) -> Any:
     """Return what `condition` returns as soon as it is true; fail at the deadline."""
     deadline = time.monotonic() + timeout_seconds
     while not (result := condition()):

@@ -169,7 +169,7 @@ def late_commit(agent, session, memory_between):
     LifecycleEvent.objects.create(agent=agent, event_type="note")
     memory_between(session)
     release.set()
-    thread.join(20)
+    thread.join(60)
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_nats_being_away_leaves_every_row(agent, session, own_jetstream):
     memory.forget()
     assert len(outbox()) == 1
     own_jetstream.start()
-    wait_until(lambda: is_empty(session, memory), 20)
+    wait_until(lambda: is_empty(session, memory))
     assert value("AGENT_STATE", f"{agent.pk}.a") == 1
 
 

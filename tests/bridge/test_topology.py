@@ -139,7 +139,7 @@ def test_what_a_server_refuses_comes_with_a_hint(own_jetstream, settings):
 
 
 def test_changes_of_state_are_republished_and_stored_once(jetstream):
-    heard = asyncio.run_coroutine_threadsafe(_queue(), connection.link()._loop).result(5)
+    heard = asyncio.run_coroutine_threadsafe(_queue(), connection.link()._loop).result(60)
 
     async def listen(client):
         await client.nc.subscribe("state.changed.>", cb=heard.put)

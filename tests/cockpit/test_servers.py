@@ -236,7 +236,7 @@ def test_leashed_program_ends_with_its_killed_parent():
     process = psutil.Process(pid)
     parent.kill()
     parent.communicate()
-    psutil.wait_procs([process], timeout=10)
+    psutil.wait_procs([process], timeout=60)
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 

@@ -241,7 +241,7 @@ def test_the_process_stops_at_sigterm(own_database):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=20)
+            _, log = process.communicate(timeout=60)
         finally:
             process.kill()
             process.wait()

@@ -246,7 +246,7 @@ def strike(installation, faults, victim):
     elif victim in commands:
         orphans = psutil.Process(installation.processes[victim].pid).children(recursive=True)
         faults.kill(victim, installation.processes[victim])
-        psutil.wait_procs(orphans, timeout=5)
+        psutil.wait_procs(orphans, timeout=60)
         installation.start(victim, *commands[victim])
     else:
         faults.kill(victim, installation.servers[victim])

@@ -264,7 +264,7 @@ def writer_that_waits(write):
         yield
         thread.start()
         wait_for_a_waiter()
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     assert not failures, failures
 
@@ -352,5 +352,5 @@ def writer_that_waits_and_is_undone(write, error):
             wait_for_a_waiter()
             raise error
     finally:
-        thread.join(timeout=20)
+        thread.join(timeout=60)
         assert not thread.is_alive()

@@ -120,7 +120,7 @@ def outbox_rows(session: psycopg.Connection) -> int:
 
 
 def register(session: psycopg.Connection, task_type: str) -> str:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             return session.execute(

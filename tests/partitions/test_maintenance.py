@@ -119,7 +119,7 @@ def test_a_second_runner_skips_the_table_that_the_first_one_holds():
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert holding.wait(10)
+    assert holding.wait(60)
     assert apply_all(tomorrow(), [EVENTS]) == []
     release.set()
     thread.join()

@@ -20,7 +20,7 @@ from tasks.models import Task
 ROOT = Path(__file__).parents[2]
 
 
-def eventually(look: Callable[[], Any], timeout_seconds: float = 30) -> Any:
+def eventually(look: Callable[[], Any], timeout_seconds: float = 60) -> Any:
     """Look until something true is seen, and return it; fail after `timeout_seconds`."""
     deadline = time.monotonic() + timeout_seconds
     while not (seen := look()):
@@ -91,7 +91,7 @@ class Process:
             family = psutil.Process(self.popen.pid).children(recursive=True)
             self.popen.kill()
             self.popen.wait()
-            psutil.wait_procs(family, timeout=10)
+            psutil.wait_procs(family, timeout=60)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def echo(request):
 
 
 def expire_lease(task_id):
-    Task.objects.filter(pk=task_id).update(lease_until=timezone.now() - timedelta(seconds=1))
+    Task.objects.filter(pk=task_id).update(lease_until=timezone.now() - timedelta(hours=1))
 
 
 def test_a_claim_leases_the_task_and_opens_an_execution(echo, agent_id):
@@ -50,7 +50,7 @@ def test_a_claim_leases_the_task_and_opens_an_execution(echo, agent_id):
     )
     task = Task.objects.get(pk=task_id)
     assert (task.status, task.worker, task.attempt) == ("running", agent_id, 1)
-    assert timedelta(seconds=50) < task.lease_until - timezone.now() <= timedelta(seconds=60)
+    assert timedelta(seconds=50) < task.lease_until - task.started_at < timedelta(seconds=70)
     execution = Execution.objects.get(pk=claimed.execution_id)
     assert (execution.task_id, execution.agent_id, execution.status) == (task_id, agent_id, "running")
     assert claim(echo, agent_id) == []
@@ -114,7 +114,7 @@ def test_a_failure_is_tried_again_after_its_delay_until_retries_are_spent(echo, 
     task = Task.objects.get(pk=task_id)
     assert (task.retry_count, task.status_reason, task.completed_at) == (1, "no luck", None)
     assert task.scheduled_at > timezone.now()
-    Task.objects.filter(pk=task_id).update(scheduled_at=timezone.now() - timedelta(seconds=1))
+    Task.objects.filter(pk=task_id).update(scheduled_at=timezone.now() - timedelta(hours=1))
     assert promote_due() == 1
     assert fail(claim("again", agent_id)[0], Failure("no luck again")) == "failed"
     task.refresh_from_db()
@@ -241,7 +241,7 @@ def test_a_finish_that_waits_for_the_take_over_changes_nothing(agent_id):
         )
         thread.start()
         eventually(somebody_waits)
-    thread.join(10)
+    thread.join(60)
     assert answers == [False]
     assert status_of(task_id) in ("pending", "queued")
 
@@ -307,5 +307,5 @@ def in_thread(work):
     answers = []
     thread = threading.Thread(target=lambda: answers.append(in_own_connection(work)))
     thread.start()
-    thread.join(20)
+    thread.join(60)
     return answers[0]

@@ -166,7 +166,7 @@ def test_of_two_that_close_a_cycle_together_the_second_is_refused():
         thread = threading.Thread(target=close_it)
         thread.start()
         eventually(somebody_waits)
-    thread.join(10)
+    thread.join(60)
     assert "dependency cycle" in errors[0]
     assert Dependency.objects.count() == 1
 
@@ -280,7 +280,7 @@ def test_a_holder_that_ends_while_another_parks_wakes_it(agent_id, other_id):
         thread = threading.Thread(target=end)
         thread.start()
         eventually(somebody_waits)
-    thread.join(10)
+    thread.join(60)
     assert status_of(second) == "queued"
 
 
@@ -299,7 +299,7 @@ def test_two_that_start_at_once_do_not_both_hold_it(agent_id, other_id):
         thread = threading.Thread(target=other)
         thread.start()
         eventually(somebody_waits)
-    thread.join(10)
+    thread.join(60)
     assert got == []
     assert ResourceWaiter.objects.count() == 1
 

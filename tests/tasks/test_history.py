@@ -96,7 +96,7 @@ def test_rows_that_somebody_holds_are_left_for_the_next_time(agent_id):
         Task.objects.select_for_update().get(pk=held)
         thread = threading.Thread(target=other)
         thread.start()
-        thread.join(20)
+        thread.join(60)
         assert got[0]["completed"] == 1
     assert list(Task.objects.values_list("pk", flat=True)) == [held]
     assert free not in Task.objects.values_list("pk", flat=True)
@@ -233,7 +233,7 @@ def test_two_beats_at_once_enqueue_one_task():
         thread = threading.Thread(target=second)
         thread.start()
         eventually(somebody_waits)
-    thread.join(10)
+    thread.join(60)
     assert got == []
     assert Task.objects.count() == 1
 

@@ -140,8 +140,8 @@ def test_a_handler_that_takes_too_long_is_interrupted(handles, this_worker):
         while True:
             time.sleep(10)
 
-    task, execution = run(handles, work, timeout_seconds=0.1)
-    assert (task.status, task.status_reason) == ("failed", "timed out after 0.1 s")
+    task, execution = run(handles, work, timeout_seconds=0.5)
+    assert (task.status, task.status_reason) == ("failed", "timed out after 0.5 s")
     assert execution.error_details["type"] == "tasks.policy.TaskTimedOut"
 
 
@@ -149,7 +149,7 @@ def test_an_async_handler_that_takes_too_long_is_interrupted(handles, this_worke
     async def work(context):
         await asyncio.Event().wait()
 
-    assert run(handles, work, timeout_seconds=0.1)[0].status_reason == "timed out after 0.1 s"
+    assert run(handles, work, timeout_seconds=0.5)[0].status_reason == "timed out after 0.5 s"
 
 
 def test_a_time_out_inside_an_async_handler_is_not_taken_for_ours(handles, this_worker):
@@ -205,7 +205,7 @@ def test_a_ticket_whose_time_is_over_sends_its_successor(handles, this_worker, m
     enqueue("mine")
     enqueue("mine")
     assert jobs.run_ticket("mine") == 1
-    assert tickets.flush(5)
+    assert tickets.flush(60)
     assert sorted(no_broker) == [
         ("mine", False),
         ("mine", True),
@@ -242,7 +242,7 @@ def test_a_worker_whose_agent_was_terminated_registers_anew(this_worker):
         assert new.agent_id != this_worker.agent_id
     finally:
         new.stopping.set()
-        new.thread.join(10)
+        new.thread.join(60)
 
 
 def test_a_time_limit_outside_the_main_thread_is_left_to_the_lease(handles):
@@ -283,7 +283,7 @@ def test_an_exception_with_a_rule_is_tried_again_by_it(handles, this_worker):
     assert (gone.status, gone.retry_count) == ("failed", 0)
     slow, _ = run(handles, work, "slow", max_retries=5, retry_rules=rules)
     assert (slow.status, slow.retry_count) == ("pending", 1)
-    assert timedelta(seconds=990) < slow.scheduled_at - timezone.now() <= timedelta(seconds=1000)
+    assert timedelta(seconds=900) < slow.scheduled_at - timezone.now() <= timedelta(seconds=1000)
     Task.objects.filter(pk=slow.pk).update(status="queued")
     assert jobs.run_ticket("mine") == 1
     slow.refresh_from_db()
@@ -296,7 +296,7 @@ def test_a_handler_says_how_long_to_wait(handles, this_worker):
 
     task, execution = run(handles, work, max_retries=1)
     assert task.status == "pending"
-    assert timedelta(seconds=490) < task.scheduled_at - timezone.now() <= timedelta(seconds=500)
+    assert timedelta(seconds=400) < task.scheduled_at - timezone.now() <= timedelta(seconds=500)
     assert execution.error_message == "the other side asked for a pause"
 
 

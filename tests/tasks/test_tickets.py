@@ -26,11 +26,11 @@ def test_tickets_that_are_asked_for_together_leave_as_one(sender, monkeypatch):
 
     monkeypatch.setattr(tickets, "send", send)
     tickets.send_now(["a"])
-    assert is_inside.wait(10)
+    assert is_inside.wait(60)
     for _ in range(100):
         tickets.send_now(["a", "b"])
     may_leave.set()
-    assert tickets.flush(10)
+    assert tickets.flush(60)
     assert sender.sent == [("a", True), ("a", True), ("b", True)]
 
 
@@ -45,7 +45,7 @@ def test_a_broker_that_refuses_gets_the_tickets_later_and_nobody_waits(sender, m
 
     monkeypatch.setattr(tickets, "send", send)
     tickets.send_now(["a", "b"])
-    assert tickets.flush(10)
+    assert tickets.flush(60)
     assert sender.sent == [("a", True), ("b", True)]
     assert sender.failures <= 2
 
@@ -58,7 +58,7 @@ def test_flush_gives_up_in_time(sender, monkeypatch):
     tickets.send_now(["a"])
     start = time.monotonic()
     assert not tickets.flush(0.05)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30
 
 
 def test_pauses_grow_with_each_refusal_and_start_anew(sender):

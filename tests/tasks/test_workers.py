@@ -21,7 +21,7 @@ from tests.tasks.fleet import handlers as _fleet  # noqa: F401  (this process en
 pytestmark = [pytest.mark.servers, pytest.mark.django_db(transaction=True)]
 
 
-def has_status(task_id, status, timeout_seconds=30):
+def has_status(task_id, status, timeout_seconds=60):
     return eventually(lambda: status_of(task_id) == status, timeout_seconds)
 
 
@@ -51,7 +51,7 @@ def test_many_tasks_run_once_each_on_both_processes(worker, tmp_path):
 def test_a_lost_ticket_is_made_up_for_by_the_sweep(worker, monkeypatch):
     monkeypatch.setattr(tickets, "send", lambda *ticket: None)
     task_id = enqueue("fleet.pid")
-    assert tickets.flush(5)
+    assert tickets.flush(60)
     monkeypatch.undo()
     assert status_of(task_id) == "queued"
     sweep_until(lambda: status_of(task_id) == "completed")
