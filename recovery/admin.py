@@ -13,6 +13,7 @@ from pg.admin import ReadOnlyAdmin
 from recovery.models import ArchiveState, Backup, RestorePoint, TestResult, Timeline, WalSegment
 from recovery.orders import order_proof, pin
 from recovery.pages import order_page, plan_page
+from recovery.partial_pages import partial_page, staged_page
 from recovery.picture import overview
 from recovery.wal import lsn_text
 
@@ -40,13 +41,21 @@ class BackupAdmin(ReadOnlyAdmin):
         own = [
             path("order/", wrap(order_page), name="recovery_backup_order"),
             path("plan/", wrap(plan_page), name="recovery_backup_plan"),
+            path("partial/", wrap(partial_page), name="recovery_backup_partial"),
+            path("partial/<str:name>/", wrap(staged_page), name="recovery_backup_staged"),
         ]
         return own + super().get_urls()
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
         may_order = request.user.has_perm("recovery.make_backup")
         return super().changelist_view(
-            request, {**(extra_context or {}), "overview": overview(), "may_order": may_order}
+            request,
+            {
+                **(extra_context or {}),
+                "overview": overview(),
+                "may_order": may_order,
+                "may_restore": request.user.has_perm("recovery.restore_rows"),
+            },
         )
 
     @admin.display(ordering="started_at")

@@ -53,3 +53,10 @@ class RecoveryConfig(AppConfig):
             expire_seconds=6 * 3600,
             description="Restores both systems beside the running ones and compares every row with its key.",
         )
+        declare_schedule(
+            "recovery: partial drill",
+            "recovery.partial_drill",
+            crontab="45 6 * * *",
+            expire_seconds=6 * 3600,
+            description="Brings one table of the newest logical backup back beside today's, and counts its rows.",
+        )

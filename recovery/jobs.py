@@ -9,8 +9,12 @@ from recovery.cross_drill import run_cross_drill
 from recovery.daily import Day, run_daily, run_weekly
 from recovery.errors import Busy
 from recovery.logical import back_up
+from recovery.partial_drill import run_partial_drill
 from recovery.physical import back_up_server
+from recovery.pitr import Target
 from recovery.proving import prove, run_scheduled_drill
+from recovery.scope import read_scope
+from recovery.staging import stage
 
 # 20 minutes from the soft limit, which notes the failure and removes what is half-made, to the hard one
 SOFT_SECONDS = 6 * 3600
@@ -118,3 +122,29 @@ def cross_drill_job() -> list[str]:
     """Restore both systems beside the running ones; return the problems. Safe twice; while another run holds the lock
     it comes back."""
     return run_cross_drill().problems
+
+
+@shared_task(
+    name="recovery.partial_drill",
+    soft_time_limit=SOFT_SECONDS,
+    time_limit=HARD_SECONDS,
+    autoretry_for=(Busy,),
+    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
+)
+def partial_drill_job() -> list[str]:
+    """Bring one table back beside today's; return the problems. Safe twice; while another run holds the lock it comes
+    back."""
+    return run_partial_drill().problems
+
+
+@shared_task(
+    name="recovery.stage",
+    soft_time_limit=SOFT_SECONDS,
+    time_limit=HARD_SECONDS,
+    autoretry_for=(Busy,),
+    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
+)
+def stage_job(kind: str, name: str, moment: str) -> str:
+    """Stage a part of the data; return the staging schema. Twice makes two; while another run holds the lock it comes
+    back."""
+    return stage(read_scope(kind, name), target=Target("time", moment) if moment else None).name

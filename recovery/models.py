@@ -63,6 +63,7 @@ class Backup(models.Model):
             ("verify_backup", "Can verify backups by restoring them"),
             ("make_backup", "Can make backups"),
             ("pin_backup", "Can keep backups from being pruned"),
+            ("restore_rows", "Can bring rows back from backups"),
         ]
 
     def __str__(self) -> str:

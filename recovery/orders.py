@@ -15,6 +15,7 @@ from recovery.jobs import (
     cross_drill_job,
     drill_job,
     logical_backup_job,
+    partial_drill_job,
     verify_job,
 )
 from recovery.models import Backup
@@ -29,6 +30,7 @@ ORDERS: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "cross": ("PostgreSQL and JetStream at one moment", lambda: cross_backup_job.delay()),
     "drill": ("a restore drill", lambda: drill_job.delay()),
+    "partial_drill": ("a drill of a partial restore", lambda: partial_drill_job.delay()),
     "cross_drill": ("a restore drill of both systems", lambda: cross_drill_job.delay()),
 }
 

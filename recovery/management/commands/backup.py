@@ -21,6 +21,8 @@ from recovery.logical import back_up
 from recovery.models import Backup
 from recovery.noting import note
 from recovery.orders import pin
+from recovery.partial_command import add_partial_verbs, answer_of_partial
+from recovery.partial_drill import run_partial_drill
 from recovery.physical import Options, back_up_server, default_options
 from recovery.pitr import Target, plan_recovery, steps_of
 from recovery.proving import prove
@@ -63,6 +65,7 @@ class Command(OperatorCommand):
         )
         add_target(parser)
         parser.add_argument("--cross", action="store_true", help="both systems, from a cross-system backup")
+        parser.add_argument("--partial", action="store_true", help="one table, into staging tables")
         add_reason(parser)
         parser = self.add_verb("pin", run_pin, "keep backups from being pruned")
         parser.add_argument("backup_ids", nargs="+", metavar="backup_id")
@@ -73,6 +76,7 @@ class Command(OperatorCommand):
         add_reason(parser)
         self.add_restore()
         add_cross_verbs(self)
+        add_partial_verbs(self)
         parser = self.add_verb("wal", show_wal, "look for gaps and damage in the WAL archive")
         parser.add_argument("--all", action="store_true", help="read every segment again")
         parser = self.add_verb(
@@ -258,6 +262,9 @@ def run_verify(backup_id: str, **_: Any) -> Answer:
 
 def drill(backup_id: str, cross: bool, reason: str, **options: Any) -> Answer:
     target = target_of(options)
+    if options["partial"]:
+        note("drill", [backup_id or "newest"], reason, partial=True)
+        return answer_of_partial(run_partial_drill(backup_id))
     if cross and target != Target():
         raise Refused("a cross-system backup has one moment", "leave the target out, or --cross")
     note("drill", [backup_id or "newest"], reason, cross=cross, target=str(target))

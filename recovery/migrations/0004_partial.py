@@ -1,0 +1,15 @@
+from django.db import migrations
+
+PERMISSIONS = [
+    ("verify_backup", "Can verify backups by restoring them"),
+    ("make_backup", "Can make backups"),
+    ("pin_backup", "Can keep backups from being pruned"),
+    ("restore_rows", "Can bring rows back from backups"),
+]
+
+
+class Migration(migrations.Migration):
+    dependencies = [("recovery", "0003_cross")]
+    operations = [
+        migrations.AlterModelOptions("backup", {"ordering": ["-backup_id"], "permissions": PERMISSIONS}),
+    ]
