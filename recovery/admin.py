@@ -10,6 +10,7 @@ from django.utils.timesince import timesince
 from operators.audit import Actor
 from operators.confirm import reasoned_action
 from pg.admin import ReadOnlyAdmin
+from recovery.cross_checks import kinds_of_drills
 from recovery.models import ArchiveState, Backup, RestorePoint, TestResult, Timeline, WalSegment
 from recovery.orders import order_proof, pin
 from recovery.pages import order_page, plan_page
@@ -93,12 +94,28 @@ class TestResultAdmin(ReadOnlyAdmin):
         "test_type",
         "test_status",
         "data_verification_passed",
+        "took",
+        "rows",
         "backup_timestamp",
         "recovery_target",
         "test_completed_at",
     )
     list_filter = ("test_type", "test_status", "data_verification_passed")
     search_fields = ("notes",)
+    list_before_template = "recovery/drills.html"
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        return super().changelist_view(request, {**(extra_context or {}), "kinds": kinds_of_drills()})
+
+    @admin.display(description="RTO")
+    def took(self, row: TestResult) -> str:
+        seconds = row.performance_metrics.get("rto_seconds")
+        return "-" if seconds is None else f"{seconds:.1f} s"
+
+    @admin.display(description="rows")
+    def rows(self, row: TestResult) -> str:
+        number = row.performance_metrics.get("rows")
+        return "-" if number is None else f"{number:,}"
 
 
 @admin.register(WalSegment)

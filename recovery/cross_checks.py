@@ -96,6 +96,22 @@ def newest_results() -> dict[str, TestResult]:
     return {row.test_type: row for row in rows.distinct("test_type")}
 
 
+def kinds_of_drills() -> list[tuple[str, str, bool]]:
+    """Return each kind of drill with how the newest one went, in words, and whether that is well. One query."""
+    newest = newest_results()
+    return [(label, *in_short(newest.get(kind))) for kind, label in TestResult.Kind.choices]
+
+
+def in_short(row: TestResult | None) -> tuple[str, bool]:
+    if row is None or row.test_completed_at is None:
+        return "never drilled", True
+    ago = in_words(timezone.now() - row.test_completed_at)
+    if row.test_status != TestResult.Status.PASSED:
+        return f"{row.test_status} {ago} ago: {' '.join(row.error_messages or ['no reason'])}"[:300], False
+    seconds = row.performance_metrics.get("rto_seconds")
+    return f"proven {ago} ago" + ("" if seconds is None else f", {seconds:.0f} s"), True
+
+
 def newest_proof() -> TestResult | None:
     """Return the newest drill that passed and was measured, of whatever kind. One query."""
     passed = TestResult.objects.filter(test_status="passed", performance_metrics__has_key="rto_seconds")

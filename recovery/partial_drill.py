@@ -1,4 +1,4 @@
-"""Drill a partial restore: one table out of the newest logical backup into staging tables, held against the manifest."""
+"""Drill a partial restore: one table of the newest logical backup, into staging tables, held against the manifest."""
 
 import json
 import random
@@ -25,7 +25,7 @@ KIND = TestResult.Kind.PARTIAL_RESTORE
 
 @dataclass
 class PartialDrill:
-    """What a drill found; no problems: the rows that were backed up came back. `rto_seconds` until they could be seen."""
+    """What a drill found; no problems: all rows came back. `rto_seconds` until they could be seen."""
 
     backup: Backup
     scope: Scope
@@ -36,8 +36,8 @@ class PartialDrill:
 
 
 def run_partial_drill(wanted: str = "", table: str = "") -> PartialDrill:
-    """Stage a table (by default any that has rows) of the logical backup of this id, by default the newest finished one,
-    compare it with what the manifest says and with today, and put it away.
+    """Stage a table (by default any that has rows) of the logical backup of this id, by default the newest finished
+    one, compare it with what the manifest says and with today, and put it away.
 
     recovery.test_results gets a row. Safe twice and when killed. Raises Busy, UnknownBackup, and what staging raises.
     """

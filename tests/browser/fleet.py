@@ -1,7 +1,8 @@
 """A small fleet with a row of every kind, made by the rooms' own functions."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
@@ -137,13 +138,45 @@ def make_backups() -> None:
             **known,
             **sizes,
         )
-    TestResult.objects.create(
-        test_type="full_restore",
-        backup_timestamp=ended,
-        test_status="passed",
-        test_completed_at=timezone.now(),
-        data_verification_passed=True,
-    )
+    make_chain(ended, known, sizes)
+    for hours, kind, seconds in (
+        (3, "full_restore", 41),
+        (27, "pitr", 38),
+        (5, "partial_restore", 4),
+        (6, "cross_system", 63),
+    ):
+        began = timezone.now() - timedelta(hours=hours, seconds=seconds)
+        TestResult.objects.create(
+            test_type=kind,
+            backup_timestamp=ended,
+            test_started_at=began,
+            test_status="passed",
+            test_completed_at=began + timedelta(seconds=seconds),
+            data_verification_passed=True,
+            performance_metrics={"rto_seconds": seconds, "rows": 1_204_318},
+        )
+
+
+def make_chain(ended: datetime, known: dict[str, Any], sizes: dict[str, Any]) -> None:
+    """A base backup, one of what changed since, and one of both systems."""
+    parent = None
+    for days, kind in ((3, "base"), (2, "incremental"), (1, "cross_system")):
+        begun = ended - timedelta(days=days)
+        parent = Backup.objects.create(
+            kind=kind,
+            status="verified",
+            location=f"{kind}/{days}",
+            started_at=begun - timedelta(minutes=2),
+            completed_at=begun,
+            verified_at=begun,
+            parent_id=parent.pk if parent else None,
+            system_identifier="7712488133312399786",
+            timeline=1,
+            start_lsn=(4 - days) << 24,
+            end_lsn=((4 - days) << 24) + 1,
+            **known,
+            **sizes,
+        )
 
 
 def make_knowledge(agent: UUID) -> None:

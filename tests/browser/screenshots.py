@@ -49,6 +49,8 @@ SHOTS: dict[str, tuple[Callable[[Page], None], bool]] = {
     "task": (open_first_row("/admin/tasks/task/?status=completed"), False),
     "tasks": (open_address("/admin/tasks/task/"), True),
     "search": (open_address("/admin/knowledge/fact/search/?q=parse+command+line+options"), False),
+    "drills": (open_address("/admin/recovery/testresult/"), False),
+    "backups": (open_address("/admin/recovery/backup/"), False),
 }
 # pictures of a state that was brought about by hand
 BY_HAND = {"partitions"}

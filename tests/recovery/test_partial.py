@@ -21,7 +21,10 @@ from recovery.partial_drill import run_partial_drill
 from recovery.pitr import Target
 from recovery.scope import in_order, read_scope
 from recovery.staging import find_staged, home_session, list_staged, stage
+from tests.bridge.conftest import link_ends_with_the_tests
 from tests.recovery.conftest import scratch_databases
+
+__all__ = ["link_ends_with_the_tests"]
 
 BY = Actor("olga", "command")
 
@@ -64,7 +67,7 @@ def test_one_agent_s_rows_come_back_and_nobody_else_s(backed_up, clones):
     assert scratch_databases(clones) == []
     with home_session() as session:
         found = {each.table: each for each in compare_staged(session, staged)}
-    assert list(found)[0] == "agents.registry", "what others refer to comes first"
+    assert next(iter(found)) == "agents.registry", "what others refer to comes first"
     state = found["agents.state"]
     assert (state.staged, state.missing, state.changed, state.extra) == (3, 1, 1, 1)
     assert f"agents.state missing {agent.pk} deleted" in state.examples
@@ -114,7 +117,7 @@ def test_what_a_rule_forbids_changes_nothing(backed_up):
     rows("DELETE FROM agents.checkpoints WHERE agent_id = %s", agent.pk)
     rows("DELETE FROM agents.registry WHERE agent_id = %s", agent.pk)
     staged = stage(read_scope("table", "agents.state"), str(backup.pk))
-    with pytest.raises(Refused, match="table agents.state: .*foreign key"):
+    with pytest.raises(Refused, match=r"table agents.state: .*foreign key"):
         apply_staged(staged, BY, "without its agent")
     assert values_of(agent) == {}
     assert not AuditEntry.objects.filter(action="recovery.partial_restore").exists()
@@ -156,7 +159,7 @@ def test_what_is_no_scope_or_not_in_the_backup_is_refused(backed_up):
         with pytest.raises(Refused):
             stage(read_scope(kind, name))
     rows("CREATE TABLE agents.later (id int PRIMARY KEY)")
-    with pytest.raises(Refused, match="the backup has no table agents.later"):
+    with pytest.raises(Refused, match=r"the backup has no table agents\.later"):
         stage(read_scope("table", "agents.later"))
     with pytest.raises(Refused, match="the backup has no rows of agent"):
         stage(read_scope("agent", "01a21847-237e-7f82-9448-047ceeb4f110"))
