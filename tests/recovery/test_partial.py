@@ -21,10 +21,8 @@ from recovery.partial_drill import run_partial_drill
 from recovery.pitr import Target
 from recovery.scope import in_order, read_scope
 from recovery.staging import find_staged, home_session, list_staged, stage
-from tests.bridge.conftest import link_ends_with_the_tests
 from tests.recovery.conftest import scratch_databases
 
-__all__ = ["link_ends_with_the_tests"]
 
 BY = Actor("olga", "command")
 
