@@ -23,7 +23,6 @@ from recovery.scope import in_order, read_scope
 from recovery.staging import find_staged, home_session, list_staged, stage
 from tests.recovery.conftest import scratch_databases
 
-
 BY = Actor("olga", "command")
 
 
