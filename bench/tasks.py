@@ -79,17 +79,12 @@ def measure_core(report: Report, found: Installation, leaf: str) -> None:
 
 def run_core(tasks: int, batch: int) -> float:
     """Return tasks per second: finish what was claimed, and claim the next, in one transaction."""
-    from django.db import transaction
-
-    from tasks.claim import claim, finish
+    from tasks.claim import Ended, finish_and_claim
 
     me, items, done = worker_id(), [], 0
     began = time.perf_counter()
     while done < tasks:
-        with transaction.atomic():
-            for item in items:
-                finish(item, None)
-            items = claim("echo", me, limit=batch)
+        items = finish_and_claim("echo", me, [Ended(item) for item in items], batch)[1]
         done += len(items)
     return done / (time.perf_counter() - began)
 
@@ -145,12 +140,13 @@ def fill_by_sql(leaf: str, rows: int, status: str) -> None:
 def buffers_of_claim(leaf: str) -> float:
     from django.db import connection, transaction
 
-    from tasks.claim import QUERIES, lease_limits
+    from tasks.turn import parameters_of, turn_of
 
-    parameters = {"task_type": "echo", "worker": worker_id(), **lease_limits()}
-    text = QUERIES.text("claim", leaf=leaf, limit=10)
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters)
+        text = turn_of("echo")
+        cursor.execute(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters_of("echo", worker_id(), (), 10)
+        )
         plan = cursor.fetchone()[0][0]["Plan"]
         transaction.set_rollback(True)
     return float(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])

@@ -58,15 +58,11 @@ def look_into_default_leaf() -> Iterator[Finding]:
 
 
 def look_at_leaf_triggers() -> Iterator[Finding]:
-    rows = QUERIES.run("leaves_without_triggers")
+    rows = QUERIES.run("incomplete_leaves")
     if not rows:
-        yield Finding(True, "each leaf has the statement triggers of tasks.queue")
+        yield Finding(True, "each leaf has the statement triggers of tasks.queue, and its function")
     for row in rows:
-        yield Finding(
-            False,
-            f"{row['leaf']} lacks the trigger {row['trigger']}",
-            f"SELECT partitions.copy_statement_triggers('tasks.queue', '{row['leaf']}')",
-        )
+        yield Finding(False, f"{row['leaf']} lacks {row['lacks']}", row["cure"])
 
 
 def read_tasks() -> Iterator[Sample]:

@@ -5,12 +5,11 @@ ran out finds that finish, fail and progress change nothing and return that: `wo
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 
 from operators.audit import Actor, record
@@ -20,34 +19,12 @@ from tasks import tickets
 from tasks.leaves import leaf_of
 from tasks.registry import policy_of
 from tasks.signals import tasks_changed
+from tasks.turn import Claimed, Ended, Turn, grace_seconds, lease_limits, lease_seconds, take_turn
 from tasks.usage import Usage
 
+__all__ = ["Claimed", "Ended", "Usage", "grace_seconds", "lease_limits", "lease_seconds"]
 QUERIES = Queries("tasks")
 MAX_PARKING = 50  # so many statements; the sweep sends a ticket for what is behind them
-LEASE_MARGIN_SECONDS = 5.0  # the lease ends that much after the hard time-out, which is recorded first
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """A task leased to `worker`. `attempt` counts claims from 1, `retry_count` the failures so far."""
-
-    task_id: UUID
-    task_type: str
-    worker: UUID
-    attempt: int
-    retry_count: int
-    payload: Any
-    execution_id: UUID
-    timeout_seconds: float
-
-    @property
-    def fence(self) -> dict[str, Any]:
-        return {
-            "task_id": self.task_id,
-            "task_type": self.task_type,
-            "worker": self.worker,
-            "attempt": self.attempt,
-        }
 
 
 @dataclass(frozen=True)
@@ -63,44 +40,14 @@ class Failure:
     delay_seconds: float | None = None
 
 
-def lease_seconds() -> float:
-    """Return how long a lease holds without a heartbeat (setting TASKS_LEASE_SECONDS)."""
-    return float(getattr(settings, "TASKS_LEASE_SECONDS", 60))
-
-
-def grace_seconds() -> float:
-    """Return how long a handler has from the soft time-out to the hard one (setting TASKS_GRACE_SECONDS)."""
-    return float(getattr(settings, "TASKS_GRACE_SECONDS", 10))
-
-
-def lease_limits() -> dict[str, float]:
-    """Return what the statements that set leases need: a lease ends soon after the hard time-out, whatever happens."""
-    return {"lease_seconds": lease_seconds(), "grace_seconds": grace_seconds() + LEASE_MARGIN_SECONDS}
-
-
-def claim(task_type: str, worker: UUID, limit: int = 1) -> list[Claimed]:
+def claim(task_type: str, worker: UUID, limit: int = 1, limit_if_limited: int | None = None) -> list[Claimed]:
     """Lease up to `limit` ready tasks to agent `worker`, best priority first, then oldest; [] where there are none.
 
     One statement, again (MAX_PARKING times at most) where it parked tasks whose resources are taken. Leaves out paused
-    types, expired tasks, tasks assigned to another agent, and what limits do not let start.
+    types, expired tasks, tasks assigned to another agent, and what limits do not let start. `limit_if_limited`: so many
+    where a limit bounds the type.
     """
-    claimed: list[Claimed] = []
-    for _ in range(MAX_PARKING):
-        rows = _claim_once(task_type, worker, limit - len(claimed))
-        got = [row for row in rows if row["execution_id"]]
-        claimed += [
-            Claimed(task_type=task_type, worker=worker, **{**row, "payload": json.loads(row["payload"])})
-            for row in got
-        ]
-        announce(row["task_id"] for row in rows)
-        if len(got) == len(rows) or len(claimed) == limit:
-            break
-    return claimed
-
-
-def _claim_once(task_type: str, worker: UUID, limit: int) -> list[dict[str, Any]]:
-    parameters = {"task_type": task_type, "worker": worker, **lease_limits()}
-    return QUERIES.run("claim", parameters, leaf=leaf_of(task_type), limit=int(limit))
+    return finish_and_claim(task_type, worker, (), limit, limit_if_limited)[1]
 
 
 def has_ready(task_type: str) -> bool:
@@ -113,27 +60,51 @@ def finish(claimed: Claimed, result: Any, usage: Usage | None = None, logs: str 
 
     Raises ValueError for a result that JSON cannot hold.
     """
-    parameters = {
-        **claimed.fence,
-        **vars(usage or Usage()),
-        "execution_id": claimed.execution_id,
-        "result": dump_json(result),
-        "logs": logs,
-    }
-    with transaction.atomic(savepoint=False):
-        rows = QUERIES.run("finish", parameters, leaf=leaf_of(claimed.task_type))
-        if rows:
-            tickets.send_on_commit(rows[0]["next_types"])
-            announce([claimed.task_id])
-    return bool(rows)
+    return bool(finish_many([Ended(claimed, result, usage or Usage(), logs)]))
+
+
+def finish_many(ended: Sequence[Ended]) -> set[UUID]:
+    """Complete tasks, those of one type and worker by one statement; return which of them were still their worker's."""
+    stored: set[UUID] = set()
+    for task_type, worker in sorted({(item.claimed.task_type, item.claimed.worker) for item in ended}):
+        same = [
+            item for item in ended if (item.claimed.task_type, item.claimed.worker) == (task_type, worker)
+        ]
+        stored |= finish_and_claim(task_type, worker, same, 0)[0]
+    return stored
 
 
 def finish_and_claim_next(
     claimed: Claimed, result: Any, usage: Usage | None = None, limit: int = 1, logs: str | None = None
 ) -> tuple[bool, list[Claimed]]:
     """`finish`, and `claim` for the same type and worker, in one transaction: one commit per task."""
-    with transaction.atomic(savepoint=False):
-        return finish(claimed, result, usage, logs), claim(claimed.task_type, claimed.worker, limit)
+    ended = Ended(claimed, result, usage or Usage(), logs)
+    stored, following = finish_and_claim(claimed.task_type, claimed.worker, [ended], limit)
+    return bool(stored), following
+
+
+def finish_and_claim(
+    task_type: str, worker: UUID, ended: Sequence[Ended], limit: int, limit_if_limited: int | None = None
+) -> tuple[set[UUID], list[Claimed]]:
+    """Complete tasks of one type and worker, and claim up to `limit` others; return what was stored, and the claims.
+
+    One statement and one commit, however many tasks, unless tasks were parked.
+    """
+    turn = take_turn(task_type, worker, ended, limit, limit_if_limited)
+    _tell(turn)
+    stored, claimed = turn.stored, turn.claimed
+    for _ in range(MAX_PARKING - 1):
+        if not turn.parked or len(claimed) >= limit:
+            break
+        turn = take_turn(task_type, worker, (), limit - len(claimed), limit_if_limited)
+        _tell(turn)
+        claimed += turn.claimed
+    return set(stored), claimed
+
+
+def _tell(turn: Turn) -> None:
+    tickets.send_on_commit(turn.next_types)
+    announce([*turn.stored, *(item.task_id for item in turn.claimed), *turn.parked])
 
 
 def fail(claimed: Claimed, failure: Failure, usage: Usage | None = None, logs: str | None = None) -> str:

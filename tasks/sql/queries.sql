@@ -1,5 +1,5 @@
 -- Runtime queries of the tasks room. $leaf names the table of one task type, so that the planner looks at one partition;
--- $limit is a literal; rows are chosen by = ANY(ARRAY(subselect)): neither a custom nor a generic plan can become a scan.
+-- $limit is a literal. Claims and good ends are functions: 0010_turns.sql.
 
 -- name: leaf_of
 SELECT partition_name FROM tasks.types WHERE task_type = %(task_type)s
@@ -126,90 +126,13 @@ FROM (
   SELECT DISTINCT x.resource FROM tasks.resource_waiters x
   WHERE NOT EXISTS (SELECT FROM tasks.resource_holders h WHERE h.resource = x.resource)) w
 
--- name: claim
--- `gate` reads a few tiny tables, once: a type that no limit names is claimed by the ready index alone.
-WITH gate AS MATERIALIZED (
-  SELECT EXISTS (
-      SELECT FROM tasks.pauses p WHERE p.task_type = %(task_type)s AND COALESCE(p.paused_until, 'infinity') > now())
-    OR EXISTS (
-      SELECT FROM tasks.queue_pauses p WHERE p.queue = y.queue AND COALESCE(p.paused_until, 'infinity') > now())
-    AS is_closed,
-    EXISTS (
-      SELECT FROM tasks.limits l
-      WHERE l.is_limiting AND ((l.scope = 'all') OR (l.scope = 'queue' AND l.name = y.queue)
-                               OR (l.scope = 'type' AND l.name = %(task_type)s))) AS is_limited
-  FROM (SELECT COALESCE((SELECT t.queue FROM tasks.types t WHERE t.task_type = %(task_type)s), 'default') AS queue) y
-), claimed AS (
-  UPDATE $leaf q SET
-    status = 'running',
-    attempt = q.attempt + 1,
-    worker = %(worker)s,
-    started_at = greatest(clock_timestamp(), q.created_at),
-    lease_until = clock_timestamp() + least(
-      make_interval(secs => %(lease_seconds)s), q.max_execution_time + make_interval(secs => %(grace_seconds)s)),
-    status_reason = NULL,
-    progress = NULL
-  WHERE q.task_id = ANY(ARRAY(
-      SELECT ready.task_id::uuid FROM (
-        SELECT r.task_id FROM $leaf r
-        WHERE r.task_type = %(task_type)s AND r.status = 'queued'
-          AND (r.assigned_agent_id IS NULL OR r.assigned_agent_id = %(worker)s)
-          AND (r.expires_at IS NULL OR r.expires_at > now())
-          AND (SELECT NOT (g.is_closed OR g.is_limited) FROM gate g)
-        ORDER BY r.priority DESC, r.created_at
-        LIMIT $limit FOR UPDATE SKIP LOCKED) ready
-      UNION ALL
-      SELECT picked.task_id FROM (
-        SELECT tasks.pick_limited(%(task_type)s, %(worker)s, $limit) AS task_id
-        WHERE (SELECT g.is_limited AND NOT g.is_closed FROM gate g)) picked))
-    AND q.task_type = %(task_type)s AND q.status = 'queued'
-  RETURNING q.task_id, q.attempt, q.retry_count, q.payload, q.max_execution_time, q.priority, q.created_at, q.status
-), opened AS (
-  INSERT INTO tasks.executions (task_id, agent_id, execution_attempt, started_at)
-  SELECT c.task_id, %(worker)s, c.attempt, clock_timestamp() FROM claimed c WHERE c.status = 'running'
-  RETURNING execution_id, task_id
-)
--- execution_id NULL: parked, one of its resources is taken
-SELECT c.task_id::uuid, c.attempt, c.retry_count, c.payload::text AS payload, o.execution_id,
-       extract(epoch FROM c.max_execution_time)::float8 AS timeout_seconds
-FROM claimed c LEFT JOIN opened o ON o.task_id = c.task_id
-ORDER BY c.priority DESC, c.created_at
-
 -- name: has_ready
 SELECT EXISTS (
   SELECT FROM $leaf r
   WHERE r.task_type = %(task_type)s AND r.status = 'queued' AND r.assigned_agent_id IS NULL LIMIT 1) AS found
 
--- name: finish
--- Fenced: nothing happens once the lease was taken over or the task was cancelled. next_types: those that wait for it, or
--- for a resource that it holds.
-WITH done AS (
-  UPDATE $leaf q SET
-    status = 'completed',
-    completed_at = greatest(clock_timestamp(), q.started_at),
-    lease_until = NULL
-  WHERE q.task_id = %(task_id)s AND q.task_type = %(task_type)s
-    AND q.worker = %(worker)s AND q.attempt = %(attempt)s AND q.status = 'running'
-  RETURNING q.task_id, q.resources
-), closed AS (
-  UPDATE tasks.executions e SET
-    status = 'completed',
-    completed_at = greatest(clock_timestamp(), e.started_at),
-    result = %(result)s::jsonb,
-    cpu_time_ms = %(cpu_time_ms)s, memory_peak_mb = %(memory_peak_mb)s, io_operations = %(io_operations)s,
-    log_lines = %(logs)s
-  FROM done d
-  WHERE e.execution_id = %(execution_id)s AND e.task_id = d.task_id
-)
-SELECT d.task_id::uuid, ARRAY(
-  SELECT DISTINCT i.task_type::text FROM tasks.dependencies w JOIN tasks.identity i ON i.task_id = w.task_id
-  WHERE w.depends_on_task_id = d.task_id
-  UNION
-  SELECT w.task_type FROM tasks.resource_waiters w WHERE w.resource = ANY(d.resources)) AS next_types
-FROM done d
-
 -- name: fail
--- Fenced like finish. A retry goes back to pending until its delay is over (to queued when there is none).
+-- Fenced: nothing happens once the lease was taken over or the task was cancelled. A retry goes back to pending until its delay is over (to queued when there is none).
 WITH failed AS (
   UPDATE $leaf q SET
     status = CASE
@@ -402,13 +325,21 @@ FROM (SELECT task_type FROM tasks.queue_default LIMIT $limit) x
 LEFT JOIN tasks.types t ON t.task_type = x.task_type
 GROUP BY 1, 2 ORDER BY 1
 
--- name: leaves_without_triggers
--- Statement triggers of the parent that a leaf lacks: DML on the leaf would go unseen.
-SELECT c.oid::regclass::text AS leaf, t.tgname::text AS trigger
-FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-JOIN pg_trigger t ON t.tgrelid = i.inhparent AND NOT t.tgisinternal AND (t.tgtype & 1) = 0
-WHERE i.inhparent = 'tasks.queue'::regclass
-  AND NOT EXISTS (SELECT FROM pg_trigger l WHERE l.tgrelid = c.oid AND l.tgname = t.tgname)
+-- name: incomplete_leaves
+-- What a leaf lacks, and the statement that gives it to it. Without the parent's statement triggers, DML on the leaf would
+-- go unseen; without its function, nobody claims from it.
+SELECT x.leaf, x.lacks, x.cure FROM (
+  SELECT c.oid::regclass::text AS leaf, 'the trigger ' || t.tgname AS lacks,
+         format('SELECT partitions.copy_statement_triggers(''tasks.queue'', %%L)', c.oid::regclass) AS cure
+  FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+  JOIN pg_trigger t ON t.tgrelid = i.inhparent AND NOT t.tgisinternal AND (t.tgtype & 1) = 0
+  WHERE i.inhparent = 'tasks.queue'::regclass
+    AND NOT EXISTS (SELECT FROM pg_trigger l WHERE l.tgrelid = c.oid AND l.tgname = t.tgname)
+  UNION ALL
+  SELECT t.relid::text, 'the function turn_' || c.relname, format('SELECT tasks.make_turn(%%L)', t.relid)
+  FROM pg_partition_tree('tasks.queue') t JOIN pg_class c ON c.oid = t.relid
+  WHERE NOT EXISTS (
+    SELECT FROM pg_proc p WHERE p.pronamespace = 'tasks'::regnamespace AND p.proname = 'turn_' || c.relname)) x
 ORDER BY 1, 2
 
 -- name: executions_by_minute

@@ -82,6 +82,16 @@ def test_a_leaf_without_its_triggers_is_reported():
     assert [finding.ok for finding in findings("tasks.leaf_triggers")] == [False]
 
 
+def test_a_leaf_that_nobody_can_claim_from_is_reported_with_the_cure():
+    """As after attaching a table by hand."""
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER FUNCTION tasks.turn_queue_default RENAME TO gone")
+        (finding,) = findings("tasks.leaf_triggers")
+        assert (finding.ok, "turn_queue_default" in finding.detail) == (False, True)
+        cursor.execute(finding.hint)
+    assert [finding.ok for finding in findings("tasks.leaf_triggers")] == [True]
+
+
 def test_every_metric_can_be_read(agent_id):
     enqueue("echo")
     ours = [metric for metric in metrics() if metric.name.startswith("mistersmith_task")]

@@ -13,9 +13,9 @@ from operators.audit import Actor
 from operators.models import AuditEntry
 from pg.errors import Refused
 from tasks import jobs, known, queues, registry, tickets
-from tasks.claim import claim, finish, finish_and_claim_next, lease_limits
+from tasks.claim import claim, finish, finish_and_claim_next
 from tasks.enqueue import NewTask, enqueue, enqueue_many
-from tasks.leaves import leaf_of, register_types
+from tasks.leaves import register_types
 from tasks.limits import Bounds, remove_limit, set_limit
 from tasks.models import Limit, Pause, QueuePause, Task, TaskType
 from tasks.pauses import end_pauses, pause, pause_queue, resume_queue
@@ -190,31 +190,27 @@ def test_types_without_limits_do_not_wait_for_those_with(agent_id):
         assert len(got) == 1
 
 
-def test_a_type_that_no_limit_names_is_claimed_by_its_ready_index_alone(two_types, agent_id):
-    """The other arm of the claim is there, and is not run: EXPLAIN says so."""
+def test_a_type_that_no_limit_names_is_claimed_without_a_look_at_one(two_types, agent_id):
+    """Whoever counts under a limit holds its lock until the transaction ends."""
     limit("type", "b", max_running=1)
-    for task_type, is_run in (("a", False), ("b", True)):
-        limited = [
-            node for node in nodes_of(plan_of_claim(task_type, agent_id)) if node["Node Type"] == "ProjectSet"
-        ]
-        assert limited, "the claim has no arm for limited types any more: correct this test"
-        assert {node["Actual Rows"] > 0 for node in limited} == {is_run}
+    for task_type, locks in (("a", 0), ("b", 1)):
+        assert claim(task_type, agent_id)
+        assert locks_of_limits() == locks
 
 
-def plan_of_claim(task_type, agent_id):
-    text = QUERIES.text("claim", leaf=leaf_of(task_type), limit=1)
+def locks_of_limits():
     with connection.cursor() as cursor:
         cursor.execute(
-            f"EXPLAIN (ANALYZE, FORMAT JSON, TIMING OFF) {text}",
-            {"task_type": task_type, "worker": agent_id, **lease_limits()},
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            " AND classid::bigint = hashtext('tasks.limits')::bigint & 4294967295"
         )
-        return cursor.fetchone()[0][0]["Plan"]
+        return cursor.fetchone()[0]
 
 
-def nodes_of(plan):
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from nodes_of(child)
+def test_of_a_limited_type_a_claim_may_ask_for_fewer(two_types, agent_id):
+    limit("type", "b", max_running=10)
+    assert len(claim("a", agent_id, limit=3, limit_if_limited=1)) == 3
+    assert len(claim("b", agent_id, limit=3, limit_if_limited=1)) == 1
 
 
 # -- who sets them ------------------------------------------------------------------------------------------

@@ -1,0 +1,29 @@
+"""Statements that are run thousands of times a second: bound and prepared by the server, on Django's connection.
+
+Django binds in the client, so PostgreSQL parses and plans each statement anew. Here it does so once per connection:
+psycopg prepares what it runs for the third time. Not where DISABLE_SERVER_SIDE_CURSORS says that a pooler hands out
+another session for each transaction. A statement run here is not in Django's query log.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from django.db import connection
+
+PREPARE_AFTER = 2
+
+
+def run_prepared(text: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Run one statement in the current transaction, or one of its own; return its rows.
+
+    `%s` stands for a value, and wants a cast. Raises Django's DatabaseError and its kind, as Django's cursors do.
+    """
+    connection.ensure_connection()
+    connection.validate_no_broken_transaction()
+    server: psycopg.Connection[Any] = connection.connection
+    if server.prepare_threshold is None and not connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
+        server.prepare_threshold = PREPARE_AFTER
+    with connection.wrap_database_errors, psycopg.Cursor(server) as cursor:
+        cursor.execute(text, parameters)
+        return cursor.fetchall()

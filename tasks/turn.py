@@ -1,0 +1,137 @@
+"""A worker's turn at one type: store what ended well, claim what comes next. One statement, one transaction.
+
+The statement is a function of the type's leaf (tasks/sql/0010_turns.sql), which keeps its plans.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+
+from pg.json import dump_json
+from pg.prepared import run_prepared
+from tasks.leaves import leaf_of
+from tasks.usage import Usage
+
+LEASE_MARGIN_SECONDS = 5.0  # the lease ends that much after the hard time-out, which is recorded first
+NOT_MEASURED = Usage()
+MEASURES = ("cpu_time_ms", "memory_peak_mb", "io_operations")
+TURN = (
+    "SELECT * FROM $turn(%s::text, %s::uuid, %s::uuid[], %s::integer[], %s::uuid[], %s::jsonb[],"
+    " %s::bigint[], %s::integer[], %s::bigint[], %s::text[],"
+    " %s::integer, %s::integer, %s::double precision, %s::double precision)"
+)
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A task leased to `worker`. `attempt` counts claims from 1, `retry_count` the failures so far."""
+
+    task_id: UUID
+    task_type: str
+    worker: UUID
+    attempt: int
+    retry_count: int
+    payload: Any
+    execution_id: UUID
+    timeout_seconds: float
+
+    @property
+    def fence(self) -> dict[str, Any]:
+        return {
+            "task_id": self.task_id,
+            "task_type": self.task_type,
+            "worker": self.worker,
+            "attempt": self.attempt,
+        }
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt that ended well. `result`: what JSON can hold. `logs` None: nothing was logged."""
+
+    claimed: Claimed
+    result: Any = None
+    usage: Usage = NOT_MEASURED
+    logs: str | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What came of a turn. `stored`: the tasks that were still the worker's and are completed now; `next_types`: those
+    that wait for them, or for what they held; `parked`: tasks that could not start, a resource of theirs is taken."""
+
+    stored: list[UUID]
+    next_types: set[str]
+    claimed: list[Claimed]
+    parked: list[UUID]
+
+
+def lease_seconds() -> float:
+    """Return how long a lease holds without a heartbeat (setting TASKS_LEASE_SECONDS)."""
+    return float(getattr(settings, "TASKS_LEASE_SECONDS", 60))
+
+
+def grace_seconds() -> float:
+    """Return how long a handler has from the soft time-out to the hard one (setting TASKS_GRACE_SECONDS)."""
+    return float(getattr(settings, "TASKS_GRACE_SECONDS", 10))
+
+
+def lease_limits() -> dict[str, float]:
+    """Return what the statements that set leases need: a lease ends soon after the hard time-out, whatever happens."""
+    return {"lease_seconds": lease_seconds(), "grace_seconds": grace_seconds() + LEASE_MARGIN_SECONDS}
+
+
+def take_turn(
+    task_type: str,
+    worker: UUID,
+    ended: Iterable[Ended] = (),
+    limit: int = 0,
+    limit_if_limited: int | None = None,
+) -> Turn:
+    """Complete the `ended` tasks of this type and worker, and claim up to `limit` others.
+
+    `limit_if_limited`: so many where limits bound the type; None: `limit`. Raises ValueError for a result that JSON
+    cannot hold, before anything is written.
+    """
+    rows = run_prepared(turn_of(task_type), parameters_of(task_type, worker, ended, limit, limit_if_limited))
+    turn = Turn([], set(), [], [])
+    for task_id, next_types, attempt, retry_count, payload, timeout_seconds, execution_id in rows:
+        if attempt is None:
+            turn.stored.append(task_id)
+            turn.next_types.update(next_types)
+        elif execution_id is None:
+            turn.parked.append(task_id)
+        else:
+            told = (attempt, retry_count, json.loads(payload), execution_id, timeout_seconds)
+            turn.claimed.append(Claimed(task_id, task_type, worker, *told))
+    return turn
+
+
+def turn_of(task_type: str) -> str:
+    """Return the statement; `parameters_of` are its values."""
+    return TURN.replace("$turn", leaf_of(task_type).replace("tasks.", "tasks.turn_", 1))
+
+
+def parameters_of(
+    task_type: str, worker: UUID, ended: Iterable[Ended], limit: int, limit_if_limited: int | None = None
+) -> list[Any]:
+    """Return the values of a turn: an array per column, in the order of the executions (the function asks for the first
+    and the last)."""
+    items = sorted(ended, key=lambda item: item.claimed.execution_id)
+    return [
+        task_type,
+        worker,
+        [item.claimed.task_id for item in items],
+        [item.claimed.attempt for item in items],
+        [item.claimed.execution_id for item in items],
+        [dump_json(item.result) for item in items],
+        *([getattr(item.usage, name) for item in items] for name in MEASURES),
+        [item.logs for item in items],
+        limit,
+        limit if limit_if_limited is None else limit_if_limited,
+        *lease_limits().values(),
+    ]
