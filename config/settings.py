@@ -171,6 +171,7 @@ CELERY_TIMEZONE = "UTC"
 # -- tasks (design section 6) -------------------------------------------------------------------------------
 TASKS_LEASE_SECONDS = integer("MISTERSMITH_TASKS_LEASE_SECONDS", 60, 2, 3600)
 TASKS_QUEUES: list[str] = env.list("MISTERSMITH_TASKS_QUEUES", default=[])  # []: those of all known handlers
+TASKS_MAX_CLAIM = integer("MISTERSMITH_TASKS_MAX_CLAIM", 50, 1, 1_000)  # short tasks at once; 1: one by one
 TASKS_GRACE_SECONDS = integer("MISTERSMITH_TASKS_GRACE_SECONDS", 10, 1, 600)
 
 # -- bridge (design section 5) ------------------------------------------------------------------------------

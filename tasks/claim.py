@@ -162,6 +162,28 @@ def heartbeat_leases(worker: UUID, claimed: Iterable[Claimed]) -> set[UUID]:
     return {row["task_id"] for row in QUERIES.run("heartbeat_leases", parameters)}
 
 
+def give_back(claimed: Sequence[Claimed]) -> list[UUID]:
+    """Make claimed tasks of one type and worker, which nobody has begun, ready again; return those that were ours.
+
+    The attempts stay, as cancelled; no retry is spent.
+    """
+    if not claimed:
+        return []
+    task_type = claimed[0].task_type
+    parameters = {
+        "task_type": task_type,
+        "worker": claimed[0].worker,
+        "task_ids": [item.task_id for item in claimed],
+        "attempts": [item.attempt for item in claimed],
+        "execution_ids": [item.execution_id for item in claimed],
+    }
+    with transaction.atomic(savepoint=False):
+        rows = QUERIES.run("give_back", parameters, leaf=leaf_of(task_type))
+        announce(row["task_id"] for row in rows)
+        tickets.send_on_commit([task_type] if rows else [])
+    return [row["task_id"] for row in rows]
+
+
 def is_mine(claimed: Claimed) -> bool:
     """Tell whether the task is still leased to this attempt."""
     return bool(QUERIES.run("is_mine", claimed.fence, leaf=leaf_of(claimed.task_type))[0]["found"])

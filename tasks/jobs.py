@@ -2,7 +2,9 @@
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
 
 from celery import shared_task
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
@@ -10,15 +12,28 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from pg.errors import Refused
 from pg.queries import Queries
 from tasks import queues, recurring, tickets
-from tasks.claim import Claimed, Failure, claim, fail, finish, finish_and_claim_next, has_ready, lease_seconds
+from tasks.claim import (
+    Claimed,
+    Ended,
+    Failure,
+    claim,
+    fail,
+    finish_and_claim,
+    finish_many,
+    has_ready,
+    lease_seconds,
+)
+from tasks.hand import Hand, Running
 from tasks.registry import UnknownTaskType, all_handlers, get_handler
 from tasks.retention import prune
-from tasks.run import Outcome, run_handler
+from tasks.run import run_handler
 from tasks.sweep import sweep
+from tasks.usage import Usage
 from tasks.worker import Worker, current_worker
 
 log = logging.getLogger(__name__)
 QUERIES = Queries("tasks")
+T = TypeVar("T")
 SLICE_SECONDS = 1.0
 BUSY_SECONDS = 0.2  # a ticket that waited for longer found all workers at work
 RECONNECT_SECONDS = 0.25
@@ -80,46 +95,99 @@ def sweep_job() -> dict[str, int]:
 
 
 def drain(task_type: str, worker: Worker, may_recruit: bool) -> tuple[int, bool]:
-    """Claim and run one task after the other; return how many, and whether none is left."""
-    deadline = time.monotonic() + SLICE_SECONDS
-    claimed = claim(task_type, worker.agent_id)
-    if claimed and may_recruit and has_ready(task_type):
-        tickets.send_now([task_type])  # this one is busy now: another worker takes the next
-    number = 0
-    while claimed:
-        number += 1
-        outcome = run_claimed(claimed[0], worker)
-        is_over = time.monotonic() >= deadline
-        claimed = settle(claimed[0], outcome, claim_next=not is_over)
-        if is_over:
-            return number, False
-    return number, True
+    """Claim and run until nothing is left or SLICE_SECONDS are over; return how many, and whether none is left.
 
-
-def run_claimed(claimed: Claimed, worker: Worker) -> Outcome:
-    running = worker.begin(claimed)
-    try:
-        return run_handler(claimed, running.context)
-    finally:
-        worker.end()
-
-
-def settle(claimed: Claimed, outcome: Outcome, claim_next: bool) -> list[Claimed]:
-    """Store the outcome; return the next claim, [] when none is left or wanted.
-
-    An outage of the database is waited out for as long as the lease may hold: storing twice is harmless, since the
-    second time finds the task settled. A result that PostgreSQL refuses is a permanent failure.
+    One task per claim at first; several of a type that proves to be short (tasks.hand.Pace).
     """
+    deadline = time.monotonic() + SLICE_SECONDS
+    worker.hand.take(claim(task_type, worker.agent_id))
+    if worker.hand.waiting and may_recruit and has_ready(task_type):
+        tickets.send_now([task_type])  # this one is busy now: another worker takes the next
+    number, began = 0, time.monotonic()
+    try:
+        while at_once := run_waiting(worker.hand):
+            number += at_once
+            is_over = time.monotonic() >= deadline
+            pace = worker.pace_of(task_type)
+            worker.hand.take(settle(task_type, worker.agent_id, worker.hand, 0 if is_over else pace.size))
+            pace.note(at_once, (now := time.monotonic()) - began)
+            began = now
+            if is_over:
+                return number, False
+        return number, True
+    finally:  # where something was raised: what was not begun goes back, what cannot be stored is left to its lease
+        worker.leave_alone()
+        worker.hand.take_done()
+
+
+def run_waiting(hand: Hand) -> int:
+    """Run what waits, one after the other; return how many. What others took over meanwhile is not run."""
+    number = 0
+    while running := hand.begin_next():
+        number += 1
+        run_and_keep(running, hand)
+    return number
+
+
+def run_and_keep(running: Running, hand: Hand) -> None:
+    """Run a task's handler; what ended well waits to be stored, a failure is stored at once."""
+    claimed, ended = running.claimed, None
+    try:
+        outcome = run_handler(claimed, running.context)
+        if outcome.failure is None:
+            ended = Ended(claimed, outcome.result, outcome.usage, outcome.logs)
+    finally:
+        hand.end(ended)
+    if outcome.failure:
+        settle_failed(claimed, outcome.failure, outcome.usage, outcome.logs)
+
+
+def settle(task_type: str, worker_id: UUID, hand: Hand, limit: int) -> list[Claimed]:
+    """Store what is done, and claim up to `limit` others, in one transaction; return those.
+
+    Storing twice is harmless: the second time finds the tasks settled. Of several results of which PostgreSQL refuses
+    one, each is stored by itself; a result that it refuses is a permanent failure.
+    """
+    done = hand.take_done()
+    try:
+        stored, following = outlast(lambda: finish_and_claim(task_type, worker_id, done, limit, 1))
+    except DatabaseError as error:
+        if not is_refusal(error):
+            raise
+        for item in done:
+            settle_one(item)
+        return outlast(lambda: claim(task_type, worker_id, limit, 1)) if limit else []
+    tell_late(done, stored)
+    return following
+
+
+def settle_one(item: Ended) -> None:
+    try:
+        tell_late([item], outlast(lambda: finish_many([item])))
+    except DatabaseError as error:
+        if not is_refusal(error):
+            raise
+        text = f"the result cannot be stored: {error}".splitlines()[0]
+        settle_failed(item.claimed, Failure(text, is_permanent=True), item.usage, item.logs)
+
+
+def settle_failed(claimed: Claimed, failure: Failure, usage: Usage, logs: str | None) -> None:
+    status = outlast(lambda: fail(claimed, failure, usage, logs))
+    tell(claimed, "failed: %s; now %s", failure.message, status)
+
+
+def outlast(step: Callable[[], T]) -> T:
+    """Return what `step` does, once the database is there: an outage is waited out for as long as leases may hold."""
     deadline = time.monotonic() + lease_seconds()
     while True:
         try:
-            return settle_once(claimed, outcome, claim_next)
-        except (DatabaseError, InterfaceError) as error:
-            if is_refusal(error) and outcome.failure is None:
-                text = f"the result cannot be stored: {error}".splitlines()[0]
-                outcome = Outcome(None, Failure(text, is_permanent=True), outcome.usage, outcome.logs)
-            else:
-                wait_out(error, claimed, deadline)
+            return step()
+        except (OperationalError, InterfaceError) as error:
+            if connection.in_atomic_block or time.monotonic() > deadline:
+                raise
+            log.warning("outcomes of tasks are not stored yet: %s", error)
+            connection.close()
+            time.sleep(RECONNECT_SECONDS)
 
 
 def is_refusal(error: Exception) -> bool:
@@ -127,31 +195,10 @@ def is_refusal(error: Exception) -> bool:
     return (getattr(error.__cause__, "sqlstate", None) or "")[:2] in ("22", "54")
 
 
-def wait_out(error: Exception, claimed: Claimed, deadline: float) -> None:
-    """Wait a little for a database that is away; raise the error where that is not the matter, or took too long."""
-    is_outage = isinstance(error, OperationalError | InterfaceError)
-    if not is_outage or connection.in_atomic_block or time.monotonic() > deadline:
-        raise error
-    log.warning("outcome of task %s is not stored yet: %s", claimed.task_id, error)
-    connection.close()
-    time.sleep(RECONNECT_SECONDS)
-
-
-def settle_once(claimed: Claimed, outcome: Outcome, claim_next: bool) -> list[Claimed]:
-    if outcome.failure:
-        status = fail(claimed, outcome.failure, outcome.usage, outcome.logs)
-        tell(claimed, "failed: %s; now %s", outcome.failure.message, status)
-        return claim(claimed.task_type, claimed.worker) if claim_next else []
-    following: list[Claimed] = []
-    if claim_next:
-        is_stored, following = finish_and_claim_next(
-            claimed, outcome.result, outcome.usage, logs=outcome.logs
-        )
-    else:
-        is_stored = finish(claimed, outcome.result, outcome.usage, outcome.logs)
-    if not is_stored:
-        tell(claimed, "finished too late: it was cancelled or taken over, nothing is changed")
-    return following
+def tell_late(done: Sequence[Ended], stored: set[UUID]) -> None:
+    for item in done:
+        if item.claimed.task_id not in stored:
+            tell(item.claimed, "finished too late: it was cancelled or taken over, nothing is changed")
 
 
 def tell(claimed: Claimed, text: str, *values: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from celery import signals
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connections
 
 from agents.liveness import record_heartbeats
@@ -21,8 +22,8 @@ from agents.models import AgentStatus
 from agents.registry import register_agent, terminate_agent
 from pg.pool import close_pools
 from tasks import queues
-from tasks.claim import Claimed, Failure, fail, grace_seconds, heartbeat_leases, lease_seconds
-from tasks.context import TaskContext
+from tasks.claim import Failure, fail, finish_many, give_back, heartbeat_leases, lease_seconds
+from tasks.hand import Hand, Pace, Running
 from tasks.leaves import register_types
 
 log = logging.getLogger(__name__)
@@ -30,30 +31,13 @@ AGENT_TYPE = "celery-worker"
 TICK_SECONDS = 0.5
 
 
-class Running:
-    """A task in the hands of this process. Times are of the monotonic clock."""
-
-    def __init__(self, claimed: Claimed) -> None:
-        self.claimed = claimed
-        self.context = TaskContext(claimed)
-        self.hard_limit = time.monotonic() + claimed.timeout_seconds + grace_seconds()
-        self.is_lost = False
-
-    def lose(self) -> None:
-        """The task is not ours any more: tell the handler, and give it `grace_seconds()` to stop."""
-        if not self.is_lost:
-            self.is_lost = True
-            self.context.lose()
-            self.hard_limit = min(self.hard_limit, time.monotonic() + grace_seconds())
-
-
 class Worker:
     """This process. `is_replaceable`: it is a prefork child, which its parent starts anew when it ends."""
 
     def __init__(self, is_replaceable: bool = False) -> None:
         self.is_replaceable = is_replaceable
-        self.lock = threading.Lock()
-        self.running: Running | None = None
+        self.hand = Hand()
+        self.paces: dict[str, Pace] = {}
         self.stopping = threading.Event()
         self.thread: threading.Thread | None = None
         self.beats = 0
@@ -71,14 +55,8 @@ class Worker:
         self.thread.start()
         return self
 
-    def begin(self, claimed: Claimed) -> Running:
-        with self.lock:
-            self.running = Running(claimed)
-            return self.running
-
-    def end(self) -> None:
-        with self.lock:
-            self.running = None
+    def pace_of(self, task_type: str) -> Pace:
+        return self.paces.setdefault(task_type, Pace(getattr(settings, "TASKS_MAX_CLAIM", 50)))
 
     def stop(self, reason: str) -> None:
         """End the thread and the agent. Safe to repeat."""
@@ -92,6 +70,8 @@ class Worker:
         next_beat = time.monotonic() + lease_seconds() / 4
         try:
             while not self.stopping.wait(TICK_SECONDS):
+                if self.hand.is_held_up():
+                    self.leave_alone()
                 self.enforce_limits()
                 if time.monotonic() >= next_beat:
                     next_beat = time.monotonic() + lease_seconds() / 4
@@ -109,21 +89,31 @@ class Worker:
             log.warning("heartbeat of worker %s: %s", self.agent_id, error)
 
     def beat(self) -> None:
-        """Record the heartbeat, renew the lease, notice a task that was cancelled or taken over."""
-        with self.lock:
-            running = self.running
-        owned = heartbeat_leases(self.agent_id, [running.claimed] if running else [])
-        if running and running is self.running and running.claimed.task_id not in owned:
-            running.lose()
+        """Record the heartbeat, renew the leases, notice tasks that were cancelled or taken over."""
+        held = self.hand.held()
+        lost = {item.task_id for item in held} - heartbeat_leases(self.agent_id, held)
+        self.hand.lose(lost)
         if not record_heartbeats([self.agent_id]):
             log.warning("worker %s was terminated by somebody: its next ticket registers anew", self.agent_id)
             self.is_retired = True
         self.beats += 1
 
+    def leave_alone(self) -> None:
+        """Give back what waits, and store what is done: neither must wait for what runs. An outage leaves the former to
+        the leases, the latter in the hand."""
+        done, waiting = self.hand.take_done(), self.hand.take_waiting()
+        try:
+            finish_many(done)
+            done = []
+            give_back(waiting)
+        except (DatabaseError, InterfaceError) as error:
+            log.warning("worker %s: what waits behind a long task: %s", self.agent_id, error)
+        finally:
+            self.hand.bring_back(done)
+
     def enforce_limits(self) -> None:
         """Kill this process where its task is over its hard limit."""
-        with self.lock:
-            running = self.running
+        running = self.hand.running
         if running is None or time.monotonic() < running.hard_limit:
             return
         if not self.is_replaceable:

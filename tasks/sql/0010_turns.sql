@@ -118,7 +118,7 @@ BEGIN
   SELECT c.task_id::uuid, NULL::text[], c.attempt, c.retry_count, c.payload::text,
          extract(epoch FROM c.max_execution_time)::double precision, o.execution_id
   FROM claimed c LEFT JOIN opened o ON o.task_id = c.task_id
-  ORDER BY c.priority DESC, c.created_at;
+  ORDER BY c.priority DESC, c.created_at, c.task_id;
 END $turn$ $create$,
     'turn_' || (SELECT c.relname FROM pg_class c WHERE c.oid = p_table), p_table,
     CASE WHEN p_table = 'tasks.queue'::regclass THEN 'force_custom_plan' ELSE 'force_generic_plan' END);

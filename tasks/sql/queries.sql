@@ -163,6 +163,22 @@ WITH failed AS (
 )
 SELECT f.status::text AS status FROM failed f
 
+-- name: give_back
+-- Fenced. Claimed and never begun: ready again, as it was but for the attempt, which is never given out twice.
+WITH back AS (
+  UPDATE $leaf q SET status = 'queued', lease_until = NULL, started_at = NULL
+  FROM unnest(%(task_ids)s::uuid[], %(attempts)s::int[], %(execution_ids)s::uuid[]) AS mine (task_id, attempt, execution_id)
+  WHERE q.task_id = mine.task_id AND q.task_type = %(task_type)s AND q.attempt = mine.attempt
+    AND q.worker = %(worker)s AND q.status = 'running'
+  RETURNING q.task_id, mine.execution_id
+), closed AS (
+  UPDATE tasks.executions e SET
+    status = 'cancelled', completed_at = greatest(clock_timestamp(), e.started_at),
+    error_message = 'given back before it began'
+  FROM back b WHERE e.execution_id = b.execution_id
+)
+SELECT b.task_id::uuid FROM back b
+
 -- name: heartbeat_leases
 -- The tasks that are still this worker's; a lease never outlives max_execution_time by more than the grace.
 UPDATE tasks.queue q SET lease_until = least(

@@ -14,7 +14,8 @@ import pytest
 from django.db import connection
 
 from agents.registry import register_agent
-from tasks import registry
+from tasks import registry, tickets
+from tasks import worker as worker_module
 from tasks.models import Task
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,23 @@ def agent_id(db: None) -> Any:
 @pytest.fixture
 def other_id(db: None) -> Any:
     return register_agent("test", "another one").agent_id
+
+
+@pytest.fixture
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Tickets go nowhere: they are what this returns."""
+    sent: list[Any] = []
+    monkeypatch.setattr(tickets, "send", lambda *ticket: sent.append(ticket))
+    return sent
+
+
+@pytest.fixture
+def this_worker(db: None) -> Iterator[worker_module.Worker]:
+    """This process as a worker, without its heartbeat thread."""
+    me = worker_module.Worker()
+    worker_module._worker = me
+    yield me
+    worker_module._worker = None
 
 
 class Process:

@@ -22,23 +22,7 @@ from tasks.models import Execution, Task
 from tasks.policy import Retry, RetryLater
 from tests.tasks.conftest import status_of
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def no_broker(monkeypatch):
-    sent = []
-    monkeypatch.setattr(tickets, "send", lambda *ticket: sent.append(ticket))
-    return sent
-
-
-@pytest.fixture
-def this_worker(db):
-    """This process as a worker, without its heartbeat thread."""
-    me = worker.Worker()
-    worker._worker = me
-    yield me
-    worker._worker = None
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_broker")]
 
 
 def run(handles, function, payload=None, task_type="mine", **options):
@@ -265,7 +249,7 @@ def test_the_heartbeat_notices_a_task_that_was_cancelled(handles, this_worker, a
 
     task_id = enqueue("echo")
     claimed: Claimed = claim("echo", this_worker.agent_id)[0]
-    running = this_worker.begin(claimed)
+    running = this_worker.hand.begin(claimed)
     this_worker.beat()
     assert not running.is_lost
     cancel([task_id])
