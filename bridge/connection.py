@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 2
 RECONNECT_SECONDS = 0.2
+SPACING_SECONDS = 0.005  # the relay itself leaves 10 ms between its batches
 API_SECONDS = 5
 PATIENCE_SECONDS = 5  # for the first connection, however long the work itself may take
 PENDING_BYTES = 16 << 20
@@ -55,6 +56,9 @@ class Link:
         self.reconnects = 0
         self._closing = False
         self._nc: NatsClient | None = None
+        self._due: set[str] = set()  # subjects to be sent, and when each was last
+        self._last_sent: dict[str, float] = {}
+        self._sending: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
         self._thread.start()
@@ -84,10 +88,29 @@ class Link:
             running.cancel()  # nothing to cancel unless the deadline passed
 
     def send(self, subject: str) -> None:
-        """Publish an empty core message if the connection is up; nobody learns whether it arrives."""
-        if self.is_connected():
-            nc = self._client.result().nc
-            asyncio.run_coroutine_threadsafe(nc.publish(subject), self._loop)
+        """Publish an empty core message if the connection is up; nobody learns whether it arrives.
+
+        At most one of a subject every SPACING_SECONDS: of those that are asked for meanwhile, one goes out at the end.
+        """
+        if subject not in self._due and self.is_connected():
+            self._due.add(subject)
+            self._loop.call_soon_threadsafe(self._send_in_time, subject)
+
+    def _send_in_time(self, subject: str) -> None:
+        moment = self._last_sent.get(subject, 0.0) + SPACING_SECONDS
+        self._loop.call_at(max(moment, self._loop.time()), self._send, subject)
+
+    def _send(self, subject: str) -> None:
+        self._due.discard(subject)  # first: what is asked for from now on is sent again
+        self._last_sent[subject] = self._loop.time()
+        sending = self._loop.create_task(self._client.result().nc.publish(subject))
+        self._sending.add(sending)
+        sending.add_done_callback(self._forget)
+
+    def _forget(self, sending: "asyncio.Task[None]") -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled() and (error := sending.exception()):
+            log.debug("not sent: %s", error)
 
     def is_connected(self) -> bool:
         """Tell whether the connection is up at this moment; never waits."""

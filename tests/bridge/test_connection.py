@@ -57,6 +57,27 @@ def test_threads_share_one_connection(jetstream):
     assert connection.link() is link
 
 
+def test_of_many_messages_of_one_subject_few_go_out_and_one_after_the_last(jetstream):
+    got = []
+
+    async def note(message):
+        got.append(time.monotonic())
+
+    async def listen(client):
+        await client.nc.subscribe("wake.test", cb=note)
+        await client.nc.flush()
+
+    call(listen)
+    link = connection.link()
+    link.send("wake.test")
+    wait_until(lambda: got)
+    for _ in range(2_000):
+        link.send("wake.test")
+    last_asked = time.monotonic()
+    wait_until(lambda: got[-1] > last_asked)
+    assert len(got) < 1_000
+
+
 def test_a_server_that_is_away_is_named_without_its_password(settings):
     settings.NATS_URL = "nats://user:secret@127.0.0.1:1"
     connection.close()
