@@ -5,6 +5,7 @@ anything is timed. What we do beyond pg_basebackup (SHA-256, checks, proof) has 
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -412,7 +413,7 @@ def push_quietly(repository: Path, name: str, raw: bytes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (repository / "wal" / wal_archive.OWNER).exists():
         wal_archive.claim(str(repository / "wal"), wal_archive.read_header(raw), 0o600)
-    wal_archive.store(wal_archive.stored_path(str(repository), name), raw, 1, 0o600)
+    wal_archive.store(wal_archive.stored_path(str(repository), name), io.BytesIO(raw), 1, 0o600)
 
 
 if __name__ == "__main__":

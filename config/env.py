@@ -92,6 +92,27 @@ def s3_url(name: str) -> str:
     return value
 
 
+def store_url(name: str) -> str:
+    """Return variable `name`, s3://bucket/prefix or file:///path, as it is; empty where it is not set."""
+    value: str = env.str(name, default="")
+    if not value.startswith("file://"):
+        return s3_url(name)
+    path = value.removeprefix("file://")
+    if not path.startswith("/") or ".." in path.split("/") or path.strip("/") == "":
+        refuse(
+            name, repr(value), "not the path of a folder", "use file:///path/to/folder, or s3://bucket/prefix"
+        )
+    return value
+
+
+def pattern(name: str, expression: str, hint: str) -> str:
+    """Return variable `name`, which must match the whole expression; empty where it is not set."""
+    value: str = env.str(name, default="")
+    if not re.fullmatch(expression, value):
+        refuse(name, repr(value), "not one of its values", hint)
+    return value
+
+
 def boolean(name: str, default: bool) -> bool:
     value = env.str(name, default=str(default)).strip().lower()
     if value not in TRUE | FALSE:

@@ -103,6 +103,7 @@ ROOMS: list[tuple[str, list[Entry]]] = [
             ("Restore points", "flag", "recovery.restorepoint"),
             ("Timelines", "timeline", "recovery.timeline"),
             ("WAL archive", "inventory_2", "recovery.archivestate"),
+            ("Objects in the store", "cloud_upload", "recovery.upload"),
         ],
     ),
     (

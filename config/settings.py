@@ -16,9 +16,11 @@ from config.env import (
     email,
     env,
     integer,
+    pattern,
     pool_size,
     s3_url,
     secret_key,
+    store_url,
 )
 from config.face import make_face
 
@@ -165,6 +167,7 @@ BACKGROUND_JOBS = [name for name in LONG_JOBS if name != "tasks.run_ticket"]  # 
 CELERY_TASK_ROUTES = {name: {"queue": "tasks"} for name in LONG_JOBS}
 # looks each minute: it must not wait behind a backup of hours
 CELERY_TASK_ROUTES["recovery.look_at_archive"] = {"queue": "mistersmith"}
+CELERY_TASK_ROUTES["recovery.upload_wal"] = {"queue": "mistersmith"}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 
@@ -198,6 +201,19 @@ BACKUP_KEEP_DAYS = integer("MISTERSMITH_BACKUP_KEEP_DAYS", 30, 0, 36_500)
 BACKUP_KEEP_WEEKS = integer("MISTERSMITH_BACKUP_KEEP_WEEKS", 12, 0, 5_200)
 BACKUP_KEEP_MONTHS = integer("MISTERSMITH_BACKUP_KEEP_MONTHS", 12, 0, 1_200)
 BACKUP_KEEP_NEWEST = integer("MISTERSMITH_BACKUP_KEEP_NEWEST", 2, 1, 1_000)
+BACKUP_STORE_URL = store_url("BACKUP_STORE_URL")  # "": backups stay in BACKUP_DIR
+BACKUP_STORE_GRACE_HOURS = integer("MISTERSMITH_BACKUP_STORE_GRACE_HOURS", 72, 0, 8_760)
+BACKUP_ENCRYPTION_KEYS: str = env.str(
+    "BACKUP_ENCRYPTION_KEYS", default=""
+)  # id:base64, the first one encrypts
+BACKUP_S3_STORAGE_CLASS: str = env.str(
+    "MISTERSMITH_BACKUP_S3_STORAGE_CLASS", default=""
+)  # of backups, not of WAL
+BACKUP_S3_LOCK_DAYS = integer("MISTERSMITH_BACKUP_S3_LOCK_DAYS", 0, 0, 36_500)
+BACKUP_S3_LOCK_MODE = choice("MISTERSMITH_BACKUP_S3_LOCK_MODE", "governance", ("governance", "compliance"))
+BACKUP_S3_SSE = pattern(
+    "MISTERSMITH_BACKUP_S3_SSE", r"|AES256|aws:kms(:[\w/:-]+)?", "use AES256, aws:kms or aws:kms:<key id>"
+)
 PG_BIN_DIR: str = env.str("PG_BIN_DIR", default="")  # "": the wheel's programs, then the system's
 
 # -- monitoring (docs/monitoring.md) --------------------------------------------------------------------------

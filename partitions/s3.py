@@ -32,6 +32,8 @@ TAKEN = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
 class S3Store:
     """A store for partitions.upload: `url` is s3://bucket or s3://bucket/prefix. Connects at the first use."""
 
+    setting = "ARCHIVE_S3_URL"  # that the url comes from: where people are sent to mend it
+
     def __init__(self, url: str) -> None:
         self.bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -78,7 +80,7 @@ class S3Store:
         if found != (digest, size_bytes):
             raise Refused(
                 f"{address} is not {path.name}: another object has that key",
-                "nothing was overwritten; see whose object it is, and move it away or change ARCHIVE_S3_URL",
+                f"nothing was overwritten; see whose object it is, and move it away or change {self.setting}",
             )
         return address
 
@@ -151,7 +153,7 @@ class S3Store:
             hint = f"see {SECRETS}; reading, writing and listing must be allowed in the bucket"
             return Refused(f"{address}: the server does not let us in ({code})", hint)
         if code in ("404", "NoSuchBucket"):  # that an object is not there is no error here
-            hint = "create it, or name another in ARCHIVE_S3_URL"
+            hint = f"create it, or name another in {self.setting}"
             return Refused(f"{address}: there is no bucket {self.bucket}", hint)
         return Unreachable(f"{address}: {error}", "see the server's log; it did not do what it was asked")
 

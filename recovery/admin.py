@@ -11,11 +11,12 @@ from operators.audit import Actor
 from operators.confirm import reasoned_action
 from pg.admin import ReadOnlyAdmin
 from recovery.cross_checks import kinds_of_drills
-from recovery.models import ArchiveState, Backup, RestorePoint, TestResult, Timeline, WalSegment
+from recovery.models import ArchiveState, Backup, RestorePoint, TestResult, Timeline, Upload, WalSegment
 from recovery.orders import order_proof, pin
 from recovery.pages import order_page, plan_page
 from recovery.partial_pages import partial_page, staged_page
 from recovery.picture import overview
+from recovery.rows import lies
 from recovery.wal import lsn_text
 
 
@@ -28,6 +29,7 @@ class BackupAdmin(ReadOnlyAdmin):
         "age",
         "size",
         "verified_at",
+        "lies",
         "is_pinned",
         "database_name",
         "error",
@@ -66,6 +68,10 @@ class BackupAdmin(ReadOnlyAdmin):
     @admin.display(ordering="size_bytes")
     def size(self, backup: Backup) -> str:
         return filesizeformat(backup.size_bytes) if backup.size_bytes is not None else "-"
+
+    @admin.display(description="lies", ordering="stored_at")
+    def lies(self, backup: Backup) -> str:
+        return lies(backup) or "-"
 
     def has_verify_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("recovery.verify_backup")
@@ -159,3 +165,25 @@ class ArchiveStateAdmin(ReadOnlyAdmin):
     @admin.display(description="problems")
     def trouble(self, state: ArchiveState) -> str:
         return "; ".join(state.problems) or "none"
+
+
+@admin.register(Upload)
+class UploadAdmin(ReadOnlyAdmin):
+    """The queue of the store, and what is there."""
+
+    list_display = ("key", "size", "queued_at", "uploaded_at", "encrypted", "attempts", "doomed_at", "error")
+    list_filter = (
+        ("uploaded_at", admin.EmptyFieldListFilter),
+        ("error", admin.EmptyFieldListFilter),
+        ("doomed_at", admin.EmptyFieldListFilter),
+        "key_id",
+    )
+    search_fields = ("key",)
+
+    @admin.display(ordering="stored_bytes")
+    def size(self, row: Upload) -> str:
+        return filesizeformat(row.size_bytes if row.stored_bytes is None else row.stored_bytes)
+
+    @admin.display(description="encrypted with", ordering="key_id")
+    def encrypted(self, row: Upload) -> str:
+        return row.key_id or "-"

@@ -6,11 +6,12 @@ class RecoveryConfig(AppConfig):
 
     def ready(self) -> None:
         from operators.schedules import declare_schedule
-        from recovery import checks, cross_checks
+        from recovery import checks, cross_checks, store_checks
 
         checks.register()
         cross_checks.register()
         cross_checks.declare_alarms()
+        store_checks.register()
         declare_schedule(
             checks.SCHEDULE,
             "recovery.daily_backup",
@@ -59,4 +60,18 @@ class RecoveryConfig(AppConfig):
             crontab="45 6 * * *",
             expire_seconds=6 * 3600,
             description="Brings one table of the newest logical backup back beside today's, and counts its rows.",
+        )
+        declare_schedule(
+            "recovery: WAL to the store",
+            "recovery.upload_wal",
+            every_seconds=60,
+            expire_seconds=50,
+            description="Sends archived WAL to the store of BACKUP_STORE_URL.",
+        )
+        declare_schedule(
+            "recovery: backups to the store",
+            "recovery.upload_backups",
+            every_seconds=60,
+            expire_seconds=50,
+            description="Sends finished backups to the store, deletes there what was pruned.",
         )

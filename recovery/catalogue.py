@@ -73,6 +73,11 @@ def is_stored(backup: Backup) -> bool:
     return (folder_of(backup) / manifest.NAME).is_file()
 
 
+def is_kept(backup: Backup) -> bool:
+    """Tell whether it lies in the backup folder, or in the store, from where it can be fetched."""
+    return is_stored(backup) or backup.stored_at is not None
+
+
 def make_folders() -> None:
     """Make the backup folder, which only its owner may enter. Raises RecoveryError."""
     try:

@@ -57,7 +57,11 @@ def run_schedule(copy: Callable[[], Backup], with_drill: bool) -> Day:
     if server is not None and with_drill:
         day.drill = run_drill()
     if not day.problems:
-        day.steps = prune(timezone.now())
+        try:
+            day.steps = prune(timezone.now())
+        except Refused as refused:
+            log.error("nothing is pruned: %s", refused)
+            day.warnings.append(f"nothing is pruned: {refused} (HINT: {refused.hint})")
     return day
 
 

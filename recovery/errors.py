@@ -66,3 +66,11 @@ class SnapshotFailed(RecoveryError):
 
 class NotInStep(RecoveryError, Refused):
     """PostgreSQL and JetStream would not be at one moment afterwards; nothing was done."""
+
+
+class Taken(RecoveryError, Refused):
+    """Another object has the key in the store; it was left as it is."""
+
+
+class NoKey(RecoveryError, Refused):
+    """An object is encrypted with a key that we do not have, or a key cannot be read."""

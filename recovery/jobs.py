@@ -15,11 +15,14 @@ from recovery.pitr import Target
 from recovery.proving import prove, run_scheduled_drill
 from recovery.scope import read_scope
 from recovery.staging import stage
+from recovery.store_retention import sweep
+from recovery.upload import upload
 
 # 20 minutes from the soft limit, which notes the failure and removes what is half-made, to the hard one
 SOFT_SECONDS = 6 * 3600
 HARD_SECONDS = SOFT_SECONDS + 20 * 60
 BUSY_SECONDS = 60
+WAL_SECONDS = 45  # then it makes room for others: it is back in a minute
 
 
 @shared_task(name="recovery.daily_backup", soft_time_limit=SOFT_SECONDS, time_limit=HARD_SECONDS)
@@ -148,3 +151,31 @@ def stage_job(kind: str, name: str, moment: str) -> str:
     """Stage a part of the data; return the staging schema. Twice makes two; while another run holds the lock it comes
     back."""
     return stage(read_scope(kind, name), target=Target("time", moment) if moment else None).name
+
+
+@shared_task(name="recovery.upload_wal", soft_time_limit=600, time_limit=660)
+def upload_wal_job() -> dict[str, object]:
+    """Send WAL to the store; return what was done. Safe twice, late, beside itself and when killed: an object that is
+    there is not sent again, and the second of two at once does nothing."""
+    return upload_some("wal", WAL_SECONDS)
+
+
+@shared_task(name="recovery.upload_backups", soft_time_limit=SOFT_SECONDS, time_limit=HARD_SECONDS)
+def upload_backups_job() -> dict[str, object]:
+    """Send backups to the store, then delete there what was pruned long enough ago. Safe as the other one is; what was
+    sent in part is gone on with."""
+    done = upload_some("backups")
+    return {**done, "deleted": sweep().deleted}
+
+
+def upload_some(what: str, seconds: float | None = None) -> dict[str, object]:
+    try:
+        sent = upload(what, seconds)
+    except Busy:
+        return {"busy": True}
+    return {
+        "objects": sent.objects,
+        "bytes": sent.size_bytes,
+        "refused": sent.refused,
+        "stopped": sent.stopped,
+    }

@@ -15,6 +15,7 @@ class Backup(models.Model):
     `completed_at` None: running or failed. `verified_at`: when a restore of it was last found equal, None: never.
     `location` is below the backup folder. Base and incremental ones cover the WAL positions `start_lsn` to `end_lsn`
     of `timeline`; `parent_id` is what an incremental one builds on; `has_wal`: it brings the WAL that it needs itself.
+    `stored_at`: when all of it was in the store, None: it lies in the backup folder alone.
     """
 
     class Kind(models.TextChoices):
@@ -55,6 +56,7 @@ class Backup(models.Model):
     start_lsn = models.BigIntegerField(null=True)
     end_lsn = models.BigIntegerField(null=True)
     has_wal = models.BooleanField(default=False, db_default=False)
+    stored_at = models.DateTimeField(null=True)
 
     class Meta:
         db_table = '"recovery"."backups"'
@@ -189,3 +191,35 @@ class ArchiveState(models.Model):
 
     def __str__(self) -> str:
         return f"WAL archive of server {self.system_identifier}"
+
+
+class Upload(models.Model):
+    """An object of the store: one part of a backup, or a file of the WAL archive; in the order of `upload_id`.
+
+    `backup_id` None: WAL. `uploaded_at` None: it waits; `error` says why the last of `attempts` failed. `sha256` and
+    `stored_bytes` are of the object, encrypted with the key `key_id`, None: not encrypted. `doomed_at`: out of
+    retention since then, it goes when the grace is over.
+    """
+
+    upload_id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    store = models.TextField()
+    key = models.TextField()
+    backup_id = models.UUIDField(null=True)
+    size_bytes = models.BigIntegerField()
+    stored_bytes = models.BigIntegerField(null=True)
+    sha256 = models.TextField(null=True)
+    key_id = models.TextField(null=True)
+    queued_at = models.DateTimeField(default=timezone.now, db_default=Now())
+    uploaded_at = models.DateTimeField(null=True)
+    attempts = models.IntegerField(default=0, db_default=0)
+    error = models.TextField(null=True)
+    doomed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = '"recovery"."uploads"'
+        ordering = ["-upload_id"]
+        verbose_name = "object in the store"
+        verbose_name_plural = "objects in the store"
+
+    def __str__(self) -> str:
+        return self.key

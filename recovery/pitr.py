@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
@@ -83,7 +84,9 @@ def plan_recovery(target: Target, wanted: str = "") -> Recovery:
     backups, warnings = catalogue.load_all()
     candidates = [catalogue.find(wanted, PHYSICAL)[0]] if wanted else usable(backups)
     if not candidates:
-        raise UnknownBackup("there is no base backup", "make one: `manage.py backup base`")
+        raise UnknownBackup(
+            "there is no base backup here", f"make one: `manage.py backup base`{fetchable(backups)}"
+        )
     archive = open_archive()
     histories, there = archive.histories(), archive.segments() if archive.segment_bytes else set()
     reasons = []
@@ -95,17 +98,29 @@ def plan_recovery(target: Target, wanted: str = "") -> Recovery:
             continue
         plan.warnings.extend(warnings)
         return plan
-    raise NotReachable(f"{target} cannot be reached. " + "; ".join(reasons[:3]), CHOOSE)
+    raise NotReachable(f"{target} cannot be reached. " + "; ".join(reasons[:3]), CHOOSE + fetchable(backups))
+
+
+def fetchable(backups: list[Backup]) -> str:
+    """Return the end of a hint, where the store may have more than the backup folder."""
+    if settings.BACKUP_STORE_URL and not all(
+        catalogue.is_stored(backup) for backup in usable_anywhere(backups)
+    ):
+        return "; or bring one back from the store: `manage.py backup fetch`"
+    return "; the store may have more: `manage.py backup fetch --list`" if settings.BACKUP_STORE_URL else ""
 
 
 def usable(backups: list[Backup]) -> list[Backup]:
     """Return the finished physical backups that are there, the newest first."""
+    return [backup for backup in usable_anywhere(backups) if catalogue.is_stored(backup)]
+
+
+def usable_anywhere(backups: list[Backup]) -> list[Backup]:
+    """The same of those that lie in the store alone."""
     return [
         backup
         for backup in backups
-        if backup.kind in PHYSICAL
-        and backup.status in (Status.COMPLETE, Status.VERIFIED)
-        and catalogue.is_stored(backup)
+        if backup.kind in PHYSICAL and backup.status in (Status.COMPLETE, Status.VERIFIED)
     ]
 
 

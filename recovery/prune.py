@@ -7,15 +7,18 @@ from datetime import datetime
 
 from django.conf import settings
 
+from pg.errors import Refused
 from recovery import catalogue, manifest
 from recovery.models import Backup
 from recovery.retention import Candidate, Step, plan_retention
 from recovery.retention_physical import Physical, Policy, Retention, plan_physical, plan_wal
 from recovery.server import exclusive, home_server, require_database
+from recovery.store_retention import doom_unknown, doom_wal, stored_segments
 from recovery.wal import Segment, lsn_text, open_archive
 
 IN_USE = "somebody restores from it now"
 log = logging.getLogger(__name__)
+MANY = 5  # a night removes one or two
 PHYSICAL = (Backup.Kind.BASE, Backup.Kind.INCREMENTAL)
 
 
@@ -24,9 +27,9 @@ def plan_prune(now: datetime) -> list[Step]:
     return plan_for(catalogue.load_all()[0], now)
 
 
-def prune(now: datetime) -> list[Step]:
+def prune(now: datetime, force: bool = False) -> list[Step]:
     """Remove what the plan says; return the steps that were done, with those kept. Raises Busy, and Refused
-    while our own database is gone: then every backup may be needed.
+    while our own database is gone (then every backup may be needed), or when unusually many would go, unless `force`d.
 
     Safe twice, and when killed: a backup is renamed away before its files go, children before what they build on, and
     WAL last; the next run ends what was begun. One that is being restored from stays until next time, and with it what
@@ -37,16 +40,30 @@ def prune(now: datetime) -> list[Step]:
         require_database(server, session)
         backups = {backup.pk: backup for backup in catalogue.tidy()}
         steps, in_use = [], set()
-        for step in plan_for(list(backups.values()), now):
+        plan = plan_for(list(backups.values()), now)
+        if not force:
+            require_few(plan, now)
+        for step in plan:
             if step.action != "keep" and step.backup_id in in_use:
                 step = Step("keep", step.backup_id, "what builds on it is being restored from now")
             done = apply(step, backups[step.backup_id])
             if done.action == "keep" and (parent_id := backups[step.backup_id].parent_id):
                 in_use.add(parent_id)
             steps.append(done)
+        doom_unknown({backup.pk for backup in catalogue.load_all()[0]}, now)
         if not in_use_now(steps):
             prune_wal(now)
     return steps
+
+
+def require_few(steps: list[Step], now: datetime) -> None:
+    """Raise Refused when more than MANY and a third of all would go: a clock jumped, or settings have a slip."""
+    gone = sum(step.action == "remove" for step in steps)
+    if gone > MANY and gone * 3 > len(steps):
+        raise Refused(
+            f"{gone} of {len(steps)} backups would be removed at once: nothing was removed",
+            f"is the clock right ({now:%Y-%m-%d %H:%M} UTC)? see `manage.py backup prune --dry-run`, then --force",
+        )
 
 
 def in_use_now(steps: list[Step]) -> bool:
@@ -55,7 +72,7 @@ def in_use_now(steps: list[Step]) -> bool:
 
 def plan_for(backups: list[Backup], now: datetime) -> list[Step]:
     candidates = [
-        Candidate(backup.pk, backup.status, backup.started_at, backup.is_pinned, catalogue.is_stored(backup))
+        Candidate(backup.pk, backup.status, backup.started_at, backup.is_pinned, catalogue.is_kept(backup))
         for backup in backups
         if backup.kind == Backup.Kind.LOGICAL
     ]
@@ -103,7 +120,7 @@ def policy() -> Policy:
 def as_physical(backup: Backup) -> Physical:
     return Physical(
         backup.pk, backup.parent_id, backup.status, backup.started_at, backup.completed_at, backup.timeline or 1,
-        backup.start_lsn or 0, backup.end_lsn or 1, backup.is_pinned, catalogue.is_stored(backup), backup.has_wal,
+        backup.start_lsn or 0, backup.end_lsn or 1, backup.is_pinned, catalogue.is_kept(backup), backup.has_wal,
     )  # fmt: skip
 
 
@@ -130,14 +147,16 @@ def remove(step: Step, backup: Backup) -> Step:
 
 
 # -- WAL ----------------------------------------------------------------------------------------------------
-def plan_wal_prune(now: datetime) -> list[Segment]:
-    """Return the archived segments that no kept backup needs. Histories and everything of other servers stay."""
+def plan_wal_prune(now: datetime, of_store: bool = False) -> list[Segment]:
+    """Return the archived segments that no kept backup needs, or those `of_store`. Histories and everything of other
+    servers stay."""
     archive = open_archive()
     if not archive.segment_bytes:
         return []
     ours = [b for b in catalogue.load_all()[0] if b.system_identifier == archive.system_identifier]
     physical, size = physical_ones(ours, now), archive.segment_bytes
-    segments = plan_wal(plan_physical(physical, now, policy()), physical, archive.segments(), size)
+    there = stored_segments(size) if of_store else archive.segments()
+    segments = plan_wal(plan_physical(physical, now, policy()), physical, there, size)
     needed = set[Segment]().union(*(as_physical(b).own_segments(size) for b in kept_cross(ours, now)))
     return [segment for segment in segments if segment not in needed]
 
@@ -145,10 +164,11 @@ def plan_wal_prune(now: datetime) -> list[Segment]:
 def prune_wal(now: datetime) -> int:
     """Remove the segments of the plan, the oldest first; return how many. After the backups: stopped anywhere, every
     backup that is left has its WAL. Safe twice. Hold the recovery lock."""
+    archive, folders = open_archive(), set()
+    doom_wal(plan_wal_prune(now, of_store=True), archive.segment_bytes, now)
     segments = plan_wal_prune(now)
     if not segments:
         return 0
-    archive, folders = open_archive(), set()
     for segment in segments:
         path = archive.path(segment.name(archive.segment_bytes))
         path.unlink(missing_ok=True)

@@ -55,6 +55,11 @@ def test_production_settings_pass_the_deployment_check(tmp_path):
         ({"DATABASE_URL": "nonsense"}, ["DATABASE_URL", "postgresql://"]),
         ({"DATABASE_URL": "sqlite:///x.db"}, ["DATABASE_URL", "postgresql://"]),
         ({"ARCHIVE_S3_URL": "https://s3.example.org/b"}, ["ARCHIVE_S3_URL", "s3://bucket/prefix"]),
+        ({"BACKUP_STORE_URL": "ftp://host/x"}, ["BACKUP_STORE_URL", "s3://bucket/prefix"]),
+        ({"BACKUP_STORE_URL": "file://backups"}, ["BACKUP_STORE_URL", "file:///path/to/folder"]),
+        ({"BACKUP_STORE_URL": "file:///a/../b"}, ["BACKUP_STORE_URL", "not the path of a folder"]),
+        ({"MISTERSMITH_BACKUP_S3_SSE": "DES"}, ["MISTERSMITH_BACKUP_S3_SSE", "AES256"]),
+        ({"MISTERSMITH_BACKUP_S3_LOCK_MODE": "x"}, ["MISTERSMITH_BACKUP_S3_LOCK_MODE", "compliance"]),
         ({"EMAIL_URL": "ftp://host"}, ["EMAIL_URL=ftp:...", "smtp+tls://"]),
     ],
 )

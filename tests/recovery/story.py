@@ -107,6 +107,11 @@ class Story:
             return int(session.execute("SELECT count(*) FROM public.numbered").fetchone()[0])
 
 
+def frozen_of(root: Path) -> Path:
+    """Return where the history lies as it was told: a live test goes on writing into the original."""
+    return root.with_name("frozen")
+
+
 def archive_command_for(root: Path) -> str:
     place = archiving.prepare_archive(root, account.server_user())
     python = archiving.find_interpreter(place / "bin" / archiving.PROGRAM.name, account.server_user())
@@ -148,6 +153,7 @@ def told(django_db_setup: None, django_db_blocker: Any, make_home: Any) -> Itera
         story.write("late")
         story.switch()
         Backup.objects.all().delete()
+    subprocess.run(["cp", "-a", "--reflink=auto", story.root, frozen_of(story.root)], check=True)
     yield story
     story.running.stop()
     shutil.rmtree(home, ignore_errors=True)
@@ -156,7 +162,7 @@ def told(django_db_setup: None, django_db_blocker: Any, make_home: Any) -> Itera
 @pytest.fixture
 def story(told: Story, backup_dir: Path, monkeypatch: pytest.MonkeyPatch, db: None) -> Story:
     """A copy of the history in this test's backup folder; its server goes on archiving into the original's."""
-    subprocess.run(["cp", "-a", "--reflink=auto", told.root, backup_dir], check=True)
+    subprocess.run(["cp", "-a", "--reflink=auto", frozen_of(told.root), backup_dir], check=True)
     use_server(monkeypatch, told)
     catalogue.tidy()
     return Story(told.running, backup_dir, dict(told.moments), dict(told.backups))
@@ -164,7 +170,8 @@ def story(told: Story, backup_dir: Path, monkeypatch: pytest.MonkeyPatch, db: No
 
 @pytest.fixture
 def live(story: Story, told: Story) -> Iterator[Story]:
-    """The same, and its server archives into this folder too: the original must not get a gap."""
+    """The same, and its server archives into this folder too, which has all that it archived since the telling."""
+    subprocess.run(["cp", "-a", "--no-clobber", f"{told.root}/wal/.", f"{story.root}/wal/"], check=True)
     story.archive_to(story.root, told.root)
     yield story
     with story.connect() as session:

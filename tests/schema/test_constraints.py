@@ -157,7 +157,9 @@ VALID = {
         "archived_lsn": "0",
     },
     "recovery.restore_points": {"name": "'n'", "timeline": "1", "lsn": "0", "segment": "'s'"},
+    "recovery.uploads": {"store": "'s3://bucket'", "key": "'wal/x.gz'", "size_bytes": "1"},
 }
+SENT = {"uploaded_at": "now()", "stored_bytes": "1", "sha256": "repeat('0', 64)"}
 DONE = {"test_status": "'passed'", "test_completed_at": "now()"}
 STORED = {
     "status": "'complete'",
@@ -410,6 +412,17 @@ BREAKS = [
     ("recovery.backups", "verified_after_completion", {"verified_at": "now()"}),
     ("recovery.backups", "verified_after_completion", STORED | {"verified_at": PAST}),
     ("recovery.backups", "verified_has_a_time", STORED | {"status": "'verified'"}),
+    ("recovery.backups", "stored_when_complete", {"stored_at": "now()"}),
+    ("recovery.uploads", "valid_key", {"key": "''"}),
+    ("recovery.uploads", "valid_key", {"key": "'wal/../x'"}),
+    ("recovery.uploads", "valid_key", {"key": "'/x'"}),
+    ("recovery.uploads", "valid_store", {"store": "'bucket'"}),
+    ("recovery.uploads", "valid_sizes", {"size_bytes": "-1"}),
+    ("recovery.uploads", "valid_sizes", SENT | {"stored_bytes": "-1"}),
+    ("recovery.uploads", "valid_sha256", SENT | {"sha256": "'0'"}),
+    ("recovery.uploads", "valid_attempts", {"attempts": "-1"}),
+    ("recovery.uploads", "uploaded_is_measured", {"uploaded_at": "now()"}),
+    ("recovery.uploads", "uploaded_is_measured", SENT | {"stored_bytes": "NULL"}),
     ("recovery.wal_segments", "valid_timeline", {"timeline": "0"}),
     ("recovery.wal_segments", "valid_number", {"number": "-1"}),
     ("recovery.wal_segments", "valid_sizes", {"segment_bytes": "0"}),

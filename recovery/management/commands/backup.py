@@ -31,6 +31,7 @@ from recovery.recover import Proof, recover
 from recovery.restore import plan_restore, restore
 from recovery.retention import Step
 from recovery.rows import row_of
+from recovery.store_verbs import add_store_verbs
 from recovery.verify import Verdict
 from recovery.wal import lsn_text
 
@@ -73,10 +74,12 @@ class Command(OperatorCommand):
         parser.add_argument("--reason", default="by hand", help="kept in the audit")
         parser = self.add_verb("prune", run_prune, "remove what is out of retention")
         parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+        parser.add_argument("--force", action="store_true", help="also when unusually many would go")
         add_reason(parser)
         self.add_restore()
         add_cross_verbs(self)
         add_partial_verbs(self)
+        add_store_verbs(self)
         parser = self.add_verb("wal", show_wal, "look for gaps and damage in the WAL archive")
         parser.add_argument("--all", action="store_true", help="read every segment again")
         parser = self.add_verb(
@@ -298,11 +301,11 @@ def as_step(step: Step) -> dict[str, str]:
     return {"action": step.action, "object": str(step.backup_id), "why": step.why}
 
 
-def run_prune(dry_run: bool, reason: str, **_: Any) -> Answer:
+def run_prune(dry_run: bool, force: bool, reason: str, **_: Any) -> Answer:
     """Print why for each backup, also for those that stay."""
     now = timezone.now()
     segments = len(plan_wal_prune(now)) if dry_run else 0
-    steps = plan_prune(now) if dry_run else prune(now)
+    steps = plan_prune(now) if dry_run else prune(now, force)
     gone = sum(step.action != "keep" for step in steps)
     if not dry_run:
         note(

@@ -1,0 +1,30 @@
+"""Take up a backup that is whole in the store but not in our table, which may have been restored from an older day."""
+
+from recovery import catalogue, packing
+from recovery.fetch import Found, Source
+from recovery.models import Upload
+from recovery.upload_queue import key_of, mark_stored
+
+
+def adopt_backup(source: Source, found: Found) -> int:
+    """Make the rows of one backup, all of whose objects must be there as its index says; return how many."""
+    backup, rows = found.backup, []
+    parts = {key_of(backup, part.name): part for part in found.index.parts}
+    for key in (*parts, key_of(backup, packing.INDEX)):
+        stored = source.store.head(key)
+        if stored is None or stored.sha256 is None or (key in parts and stored.sha256 != parts[key].sha256):
+            return 0
+        rows.append(
+            Upload(
+                store=source.store.url, key=key, backup_id=backup.pk, size_bytes=stored.size_bytes,
+                stored_bytes=stored.size_bytes, sha256=stored.sha256, uploaded_at=stored.modified_at,
+                key_id=parts[key].key_id if key in parts else None,
+            )
+        )  # fmt: skip
+    Upload.objects.bulk_create(
+        rows, update_conflicts=True, unique_fields=["store", "key"],
+        update_fields=["stored_bytes", "sha256", "uploaded_at", "key_id", "backup_id"],
+    )  # fmt: skip
+    if any(one.pk == backup.pk for one in catalogue.load_all()[0]):
+        mark_stored(backup)
+    return len(rows)

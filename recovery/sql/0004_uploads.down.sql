@@ -1,0 +1,2 @@
+ALTER TABLE recovery.backups DROP COLUMN stored_at;
+DROP TABLE recovery.uploads;

@@ -1,0 +1,112 @@
+"""Compare the store with what our table says of it; and take up what the table has forgotten.
+
+The table may be restored from an older day, and others may delete. A list of the store tells which objects are there, a
+read tells that they are what was sent.
+"""
+
+from dataclasses import dataclass, field
+
+from django.utils import timezone
+
+from recovery import catalogue, packing
+from recovery.adoption import adopt_backup
+from recovery.errors import Damaged, NoKey
+from recovery.fetch import Source, find_stored, inbox
+from recovery.models import Upload
+from recovery.upload_queue import key_of
+
+
+@dataclass
+class Stock:
+    """What was found. `missing` and `damaged` are objects that a restore might need; `unknown` are none of ours."""
+
+    objects: int = 0
+    size_bytes: int = 0
+    missing: list[str] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    adopted: int = 0
+
+    @property
+    def problems(self) -> list[str]:
+        return [f"{key} is missing" for key in self.missing] + [
+            f"{key}: {why}" for key, why in self.damaged.items()
+        ]
+
+
+def take_stock(source: Source, read: bool = False, repair: bool = False) -> Stock:
+    """List the whole store and compare; with `read` also every object's SHA-256 and key. With `repair` what is missing
+    or damaged is queued again where the file is still here, and what the table has forgotten is taken up."""
+    stock = Stock()
+    if repair:
+        stock.adopted = adopt(source)
+    rows = {row.key: row for row in Upload.objects.filter(store=source.store.url).exclude(uploaded_at=None)}
+    seen = set()
+    for stored in source.store.list():
+        stock.objects, stock.size_bytes = stock.objects + 1, stock.size_bytes + stored.size_bytes
+        row = rows.get(stored.key)
+        if row is None:
+            stock.unknown.append(stored.key)
+            continue
+        seen.add(stored.key)
+        if stored.size_bytes != row.stored_bytes:
+            stock.damaged[row.key] = f"has {stored.size_bytes} bytes, not {row.stored_bytes}"
+        elif read and (problem := read_one(source, row)):
+            stock.damaged[row.key] = problem
+    stock.missing = sorted(rows.keys() - seen)
+    if repair:
+        bad = set(stock.missing) | stock.damaged.keys()
+        source.store.delete([key for key in bad if key in seen])
+        requeue(source.store.url, bad)
+    return stock
+
+
+def read_one(source: Source, row: Upload) -> str:
+    """Return what is wrong with an object, "" where nothing is."""
+    with inbox() as place:
+        try:
+            found = source.store.get(row.key, place / "raw")
+            if found.sha256 != row.sha256:
+                return "is another object than the one that was sent"
+            (place / "raw").unlink()
+            if row.key_id:
+                source.get(row.key, place / "opened")
+        except (Damaged, NoKey, FileNotFoundError) as error:
+            return str(error)
+    return ""
+
+
+def requeue(url: str, keys: set[str]) -> None:
+    """Let objects be sent again. Without its index a backup is none, so that goes again too, last."""
+    ids = set(
+        Upload.objects.filter(store=url, key__in=keys)
+        .exclude(backup_id=None)
+        .values_list("backup_id", flat=True)
+    )
+    again = Upload.objects.filter(store=url, key__in=keys) | Upload.objects.filter(
+        store=url, backup_id__in=ids, key__endswith=f"/{packing.INDEX}"
+    )
+    again.update(
+        uploaded_at=None, sha256=None, stored_bytes=None, key_id=None, queued_at=timezone.now(),
+        error="queued again: missing or damaged",
+    )  # fmt: skip
+    for backup in catalogue.load_all()[0]:
+        if backup.pk in ids and backup.stored_at is not None:
+            backup.stored_at = None
+            catalogue.save(backup)
+
+
+# -- what the table has forgotten ---------------------------------------------------------------------------
+def adopt(source: Source) -> int:
+    """Take up whole backups of the store that the table does not know as stored; return how many objects."""
+    known = set(
+        Upload.objects.filter(store=source.store.url).exclude(uploaded_at=None).values_list("key", flat=True)
+    )
+    adopted = 0
+    for found in find_stored(source)[0]:
+        keys = [
+            key_of(found.backup, name) for name in (*(part.name for part in found.index.parts), packing.INDEX)
+        ]
+        if not known.issuperset(keys):
+            adopted += adopt_backup(source, found)
+    return adopted
