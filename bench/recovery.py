@@ -40,13 +40,19 @@ def main() -> None:
         home = found.home / "measured"
         home.mkdir(mode=0o711)
         archive_here(found)
+        if chosen := wanted_sections():
+            report.settings["sections"] = ",".join(chosen)
         size_mb = load(found, report)
         story = Story(found, report, home, size_mb)
-        story.measure_backups()
-        story.measure_archive()
-        story.measure_restore()
-        story.measure_pgbench()
-        measure_walk(report, found, home)
+        story.measure_backups()  # the others need one
+        for name, measure in story.sections.items():
+            if not chosen or name in chosen:
+                measure()
+
+
+def wanted_sections() -> list[str]:
+    """Return the sections of SECTIONS="archive,walk"; none: all of them, which is what counts."""
+    return [name for name in os.environ.get("SECTIONS", "").split(",") if name]
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -116,6 +122,13 @@ class Story:
         self.found, self.report, self.home, self.size_mb = found, report, home, size_mb
         self.barman = Barman(found, home) if Barman.is_there() else None
         self.seconds = QUICK_SECONDS if report.is_quick else LOAD_SECONDS
+        self.sections: dict[str, Callable[[], None]] = {
+            "archive": self.measure_archive,
+            "store": self.measure_store,
+            "restore": self.measure_restore,
+            "pgbench": self.measure_pgbench,
+            "walk": lambda: measure_walk(report, found, home),
+        }
 
     def add(self, name: str, sample: float, unit: str, note: str = "") -> None:
         self.report.add(name, sample, unit, rows=self.size_mb, note=note)
@@ -137,7 +150,7 @@ class Story:
         pgbench(self.found, self.seconds)
         steps = Steps()
         with steps.watched():
-            back_up_server(incremental=True, options=Options())
+            self.incremental = back_up_server(incremental=True, options=Options())
         self.add("incremental_copy_seconds", steps["copy_server"], "s", f"after {self.seconds} s of pgbench")
         if self.barman:
             self.report.add_peer("incremental_copy_seconds", PEER, timed(self.barman.back_up_changes)[0])
@@ -171,6 +184,46 @@ class Story:
             len(segments),
             "checksum, header",
         )
+
+    def measure_store(self) -> None:
+        """Send both backups to a folder, plain and encrypted, and fetch the base one; beside them cp of its files."""
+        from django.conf import settings
+
+        from recovery import catalogue
+        from recovery.fetch import fetch, plan_fetch
+        from recovery.models import Upload
+        from recovery.sealing import make_key
+        from recovery.upload import upload
+
+        folder = catalogue.folder_of(self.base)
+        files_mb = (self.base.size_bytes or 0) / (1 << 20)
+        self.add(
+            "cp_mb_per_second",
+            files_mb / timed(lambda: copy_folder(folder, self.home / "cp"))[0],
+            "MB/s",
+            "cp, sync",
+        )
+        for name, keys in (("upload", ""), ("upload_encrypted", make_key("bench"))):
+            store = self.home / name
+            store.mkdir()
+            settings.BACKUP_STORE_URL, settings.BACKUP_ENCRYPTION_KEYS = f"file://{store}", keys
+            seconds, sent = timed(lambda: upload("backups"))
+            require(not sent.stopped and not sent.refused, str(sent))
+            both_mb = files_mb + (self.incremental.size_bytes or 0) / (1 << 20)
+            note = f"tar, gzip:1, SHA-256{', AES-256-GCM' if keys else ''}; {sent.size_bytes >> 20} MB stored"
+            self.add(f"{name}_mb_per_second", both_mb / seconds, "MB/s", note)
+        away = folder.with_name(f"{folder.name}.away")
+        folder.rename(away)
+        seconds, _ = timed(lambda: fetch(plan_fetch(str(self.base.pk), with_wal=False)))
+        self.add(
+            "fetch_encrypted_mb_per_second",
+            files_mb / seconds,
+            "MB/s",
+            "opened, unpacked, every file's SHA-256",
+        )
+        shutil.rmtree(away)
+        settings.BACKUP_STORE_URL = ""
+        Upload.objects.all().delete()
 
     def measure_restore(self) -> None:
         """Full and incremental to the newest moment: copy and replay; the checks have a row of their own."""
@@ -213,6 +266,12 @@ class Story:
             self.report.add(
                 name, (alone - beside) / alone * 100, "%", self.size_mb, f"{rate} MB/s, {alone:.0f} tps alone"
             )
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    run("cp", "-a", "--reflink=never", source, target)
+    run("sync", "-f", target)
+    shutil.rmtree(target)
 
 
 def warm_up(found: Installation) -> None:
