@@ -43,7 +43,7 @@ def doom_backups(backup_ids: Iterable[UUID], now: datetime) -> int:
 def doom_unknown(known: set[UUID], now: datetime) -> int:
     """The same of every backup that the catalogue has no more: pruned just now, or by a run that was killed."""
     ids = Upload.objects.filter(doomed_at=None).exclude(backup_id=None).values_list("backup_id", flat=True)
-    return doom_backups(set(ids) - known, now)
+    return doom_backups({found for found in ids if found} - known, now)
 
 
 def doom_wal(segments: Iterable[Segment], segment_bytes: int, now: datetime) -> int:

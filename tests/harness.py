@@ -22,7 +22,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 from cockpit.servers import Nats, Running, Valkey
-from tests.versions import MAJORS, WITHOUT_PGVECTOR, make_server
+from tests.versions import WITHOUT_PGVECTOR, asked_major, make_server
 
 MEMORY, MEMORY_BYTES = Path("/dev/shm"), 3 << 30  # noqa: S108  (mkdtemp makes the name)
 PREFIX = f"mistersmith-test-{os.getuid()}-"
@@ -50,7 +50,7 @@ def start_servers(stack: ExitStack) -> None:
     end_on_signal()
     for name in [name for name in os.environ if FOREIGN.match(name) and name != "MISTERSMITH_POSTGRES_USER"]:
         del os.environ[name]
-    major = int(os.environ.get("POSTGRES_MAJOR") or MAJORS[-1])
+    major = asked_major()
     if major in WITHOUT_PGVECTOR:
         os.environ["MISTERSMITH_KNOWLEDGE"] = "false"
     home = make_home(stack)

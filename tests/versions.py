@@ -4,6 +4,7 @@
 `.deep/`), 18 is the embedded one. 15 and 17 come without pgvector: there the room `knowledge` is left out.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -69,11 +70,18 @@ def has_programs(major: int) -> bool:
     return major == 18 or (PROGRAMS[major] / "postgres").exists()
 
 
-def make_server(major: int, home: Path) -> Postgres:
+def make_server(
+    major: int, home: Path, settings: Mapping[str, str] = FAST, archive: Path | None = None
+) -> Postgres:
     """Return a server of that version over `home`, with the settings and options that it knows."""
     if major == 18:
-        return Postgres(home, settings=FAST)
-    return OLDER[major](home, settings=FAST, folder=reachable(PROGRAMS[major], home))
+        return Postgres(home, settings=settings, archive=archive)
+    return OLDER[major](home, settings=settings, archive=archive, folder=reachable(PROGRAMS[major], home))
+
+
+def asked_major() -> int:
+    """Return the version that the tests run on: that of POSTGRES_MAJOR, by default the embedded one."""
+    return int(os.environ.get("POSTGRES_MAJOR") or MAJORS[-1])
 
 
 def reachable(programs: Path, home: Path) -> Path:

@@ -29,8 +29,6 @@ INSERT INTO agents.registry (agent_type, agent_name) SELECT 'worker', 'agent ' |
 INSERT INTO agents.state (agent_id, state_key, state_value)
 SELECT agent_id, 'key', jsonb_build_object('n', random()) FROM agents.registry;
 INSERT INTO tasks.queue (task_type, payload) SELECT 'echo', jsonb_build_object('n', n) FROM generate_series(1, 9) n;
-INSERT INTO knowledge.facts (entity_type, entity_id, predicate, object_value, object_type)
-VALUES ('e', '1', 'is', '1', 'number');
 SELECT partitions.create_time_partition('messages.log', CURRENT_DATE + 40);
 CREATE SCHEMA odd;
 CREATE UNLOGGED TABLE odd."Un logged" (counted int DEFAULT 7, "row" text DEFAULT 'it''s',
@@ -39,6 +37,12 @@ INSERT INTO odd."Un logged" DEFAULT VALUES;
 CREATE TABLE odd.empty ();
 CREATE TABLE odd.few (n bigint GENERATED ALWAYS AS IDENTITY, t timestamptz DEFAULT now(), f float8);
 INSERT INTO odd.few (f) SELECT random() FROM generate_series(1, 100);
+"""
+
+
+FACTS = """
+INSERT INTO knowledge.facts (entity_type, entity_id, predicate, object_value, object_type)
+VALUES ('e', '1', 'is', '1', 'number');
 """
 
 
@@ -60,7 +64,7 @@ def original(
     with django_db_blocker.unblock():
         use_database(name)
         with connection.cursor() as cursor:
-            cursor.execute(WORLD)
+            cursor.execute(WORLD + (FACTS if settings.KNOWLEDGE else ""))
         backup = back_up()
         use_database(usual)
         connections.close_all()

@@ -16,13 +16,13 @@ import pytest
 from django.conf import settings
 from psycopg import sql
 
-from cockpit.servers import Postgres, Running
+from cockpit.servers import Running
 from pg import account
 from recovery import archiving, catalogue, drill, physical, prune, recover
 from recovery.models import Backup
 from recovery.server import Server
 from recovery.wal import Segment, open_archive, parse_lsn
-from tests.versions import FAST
+from tests.versions import FAST, PROGRAMS, asked_major, make_server
 
 # small and quick; what is restored must survive nothing either
 SMALL = {
@@ -32,6 +32,8 @@ SMALL = {
     "min_wal_size": "32MB",
     "archive_timeout": "0",
 }
+MAJOR = asked_major()
+HAS_INCREMENTAL = MAJOR >= physical.INCREMENTAL_SINCE
 MODULES = (physical, recover, drill, prune)
 
 
@@ -120,7 +122,7 @@ def archive_command_for(root: Path) -> str:
 
 def begin_story(home: Path) -> Story:
     root = home / "backups"
-    postgres = Running(Postgres(home, settings=SMALL, archive=root)).start()
+    postgres = Running(make_server(MAJOR, home, SMALL, root)).start()
     story = Story(postgres, root)
     with story.connect() as session:
         session.execute(
@@ -132,13 +134,18 @@ def begin_story(home: Path) -> Story:
 
 def use_server(patch: pytest.MonkeyPatch, story: Story) -> None:
     """Let backups be of the story's server, while the catalogue's table stays in the test's database."""
+    if MAJOR in PROGRAMS:
+        patch.setattr(settings, "PG_BIN_DIR", str(PROGRAMS[MAJOR]))
     for module in MODULES:
         patch.setattr(module, "home_server", lambda: story.server, raising=False)
 
 
 @pytest.fixture(scope="session")
 def told(django_db_setup: None, django_db_blocker: Any, make_home: Any) -> Iterator[Story]:
-    """base, rows, incremental, rows: a history with the moments `early`, `middle` and `late`."""
+    """base, rows, incremental, rows: a history with the moments `early`, `middle` and `late`. Before PostgreSQL 17 the
+    second one is a base backup too."""
+    if MAJOR in PROGRAMS and not (PROGRAMS[MAJOR] / "pg_basebackup").exists():
+        pytest.skip(f"the programs of PostgreSQL {MAJOR} are not installed: only they restore its backups")
     home = make_home()
     story = begin_story(home)
     with pytest.MonkeyPatch.context() as patch, django_db_blocker.unblock():
@@ -147,7 +154,7 @@ def told(django_db_setup: None, django_db_blocker: Any, make_home: Any) -> Itera
         story.write("before")
         story.backups["base"] = physical.back_up_server()
         story.write("early")
-        story.backups["incremental"] = physical.back_up_server(incremental=True)
+        story.backups["incremental"] = physical.back_up_server(incremental=HAS_INCREMENTAL)
         story.write("middle")
         story.switch()
         story.write("late")
