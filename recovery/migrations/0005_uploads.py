@@ -7,10 +7,10 @@ from pg.operations import RunSQLFile
 
 
 class Migration(migrations.Migration):
-    dependencies = [('recovery', '0003_cross')]
+    dependencies = [('recovery', '0004_partial')]
     operations = [
         migrations.SeparateDatabaseAndState(
-            database_operations=[RunSQLFile('recovery', '0004_uploads')],
+            database_operations=[RunSQLFile('recovery', '0005_uploads')],
             state_operations=[
                 migrations.AddField('backup', 'stored_at', models.DateTimeField(null=True)),
                 migrations.CreateModel(
