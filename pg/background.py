@@ -16,12 +16,20 @@ _usual: dict[str, Any] = {}  # by the id of the Celery message
 
 @contextmanager
 def background() -> Iterator[None]:
-    """Let all that this thread does meanwhile, reads, writes and raw SQL, go through the background pool."""
-    usual = begin()
+    """Let all that this thread does meanwhile, reads, writes and raw SQL, go through the background pool. Does
+    nothing in a process whose own pool it is, or that has no pools and one server."""
+    usual = begin() if has_own_background() else None
     try:
         yield
     finally:
-        end(usual)
+        if usual is not None:
+            end(usual)
+
+
+def has_own_background() -> bool:
+    entry = connections.settings[BACKGROUND]
+    is_other = connections.settings[DEFAULT_DB_ALIAS]["POOL"] != BACKGROUND
+    return is_other and ("pool" in entry["OPTIONS"] or not entry["IS_SHARED"])
 
 
 def begin() -> Any:
@@ -37,8 +45,7 @@ def end(usual: Any) -> None:
 
 def is_background_job(name: str) -> bool:
     """Tell whether a job is one of BACKGROUND_JOBS, in a process whose own pool is another one."""
-    is_own = connections.settings[DEFAULT_DB_ALIAS].get("POOL") == BACKGROUND
-    return not is_own and any(fnmatchcase(name, pattern) for pattern in settings.BACKGROUND_JOBS)
+    return has_own_background() and any(fnmatchcase(name, pattern) for pattern in settings.BACKGROUND_JOBS)
 
 
 def connect_signals() -> None:

@@ -20,6 +20,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from agents.liveness import record_heartbeats
 from agents.models import AgentStatus
 from agents.registry import register_agent, terminate_agent
+from pg.background import background
 from pg.pool import close_pools
 from tasks import queues
 from tasks.claim import Failure, fail, finish_many, give_back, heartbeat_leases, lease_seconds
@@ -173,7 +174,8 @@ def choose_queues(instance: Any, **_: Any) -> None:
 def prepare_parent(**_: Any) -> None:
     """Make the leaves before the first ticket. Without a database the sweep does it later."""
     try:
-        register_types()
+        with background():  # its role may make tables
+            register_types()
     except (DatabaseError, InterfaceError) as error:
         log.warning("task types are not registered yet: %s", error)
     finally:
