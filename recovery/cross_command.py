@@ -13,13 +13,8 @@ from recovery.errors import UnknownBackup
 from recovery.models import Backup
 from recovery.noting import note
 from recovery.pitr import Target
-from recovery.restore_jetstream import (
-    Mode,
-    plan_jetstream,
-    restore_jetstream,
-    restoring_session,
-    steps_of_jetstream,
-)
+from recovery.restore_jetstream import Mode, plan_jetstream, restore_jetstream, restoring_session
+from recovery.restore_steps import steps_of_jetstream
 from recovery.rows import row_of
 from recovery.server import exclusive, home_server
 

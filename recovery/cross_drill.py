@@ -25,13 +25,8 @@ from recovery.logical import explain
 from recovery.models import Backup, TestResult
 from recovery.pitr import Recovery, Target, plan_recovery
 from recovery.recover import examine, hold_bridge, recovered
-from recovery.restore_jetstream import (
-    Done,
-    finished_cross,
-    plan_jetstream,
-    restore_jetstream,
-    restoring_session,
-)
+from recovery.restore_jetstream import Done, plan_jetstream, restore_jetstream, restoring_session
+from recovery.restore_source import finished_cross
 from recovery.server import exclusive, home_server
 from recovery.throwaway import throwaway_nats
 

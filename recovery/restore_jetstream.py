@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +24,10 @@ from bridge.reconcile import Verdict, reconcile
 from bridge.session import open_session
 from bridge.sources import note_epochs
 from pg.errors import Refused
-from recovery import catalogue
-from recovery.cross_manifest import Stored, read_stored
+from recovery.cross_manifest import Stored
 from recovery.errors import NotInStep
 from recovery.jetstream import LOOKED_AT, Snapshot, ask, put_back
 from recovery.keeping import How, Keeping, keepings
-from recovery.models import Backup
 from recovery.replay import (
     Replayed,
     hand_to_relay,
@@ -40,26 +37,13 @@ from recovery.replay import (
     up_to_revision,
     up_to_time,
 )
+from recovery.restore_source import Source, find_source
 from recovery.throwaway import throwaway_nats
-from recovery.wal import open_archive
 
 log = logging.getLogger(__name__)
 Mode = Literal["", "keep", "replace"]
-RESTORED_FOR = (
-    "restored_for"  # in a stream's metadata: the restore that made it, so that a second try knows its own
-)
+RESTORED_FOR = "restored_for"  # in a stream's metadata: the restore that made it; a second try knows its own
 CALL_SECONDS = 4 * 3600
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where JetStream's side comes from. `stored` None: there is no cross-system backup before the moment. `later` has
-    the FLUSH streams: `stored` itself where that is of the very moment, else the next one after it, None: none."""
-
-    stored: Stored | None
-    later: Stored | None
-    is_exact: bool
-    moment: datetime | None
 
 
 @dataclass(frozen=True)
@@ -123,49 +107,6 @@ def occupied_streams(restored: Restored) -> list[str]:
 
 def mark_of(restored: Restored) -> str:
     return restored.since.isoformat()
-
-
-# -- which backup -------------------------------------------------------------------------------------------
-def find_source(restored: Restored) -> tuple[Source, list[str]]:
-    """Return the backup of the very moment; else the newest before it, with FLUSH from the next after it."""
-    details, warnings = restored.details, []
-    told = details.get("last_commit_at") if details.get("kind") != "time" else details["value"]
-    moment = datetime.fromisoformat(told) if told else None
-    backups = finished_cross()
-    for backup in backups:
-        stored = read_stored(backup) if details.get("value") == f"xs_{backup.pk}" else None
-        if stored is not None:
-            return Source(stored, stored, True, moment), []
-    lsn, timeline = details.get("lsn", 0), details.get("timeline", 1)
-    before = [b for b in backups if (b.end_lsn or 0) <= lsn and leads_to(b, timeline)]
-    after = [b for b in backups if (b.end_lsn or 0) > lsn and b.timeline == timeline]
-    stored = read_stored(before[0]) if before else None
-    later = read_stored(after[-1]) if after and moment else None
-    if stored is None:
-        warnings.append("no cross-system backup is older than the moment: event streams begin empty")
-    else:
-        warnings.append(
-            f"event streams end at {stored.at:%Y-%m-%d %H:%M:%S}, the newest backup before the moment"
-        )
-    if later is None:
-        warnings.append("no cross-system backup is later: what agents wrote and was not flushed yet is lost")
-    return Source(stored, later, False, moment), warnings
-
-
-def finished_cross() -> list[Backup]:
-    """Return the cross-system backups that can be restored from, the newest first."""
-    return [
-        backup
-        for backup in catalogue.load_all()[0]
-        if backup.kind == Backup.Kind.CROSS_SYSTEM
-        and backup.status in (Backup.Status.COMPLETE, Backup.Status.VERIFIED)
-        and catalogue.is_stored(backup)
-    ]
-
-
-def leads_to(backup: Backup, timeline: int) -> bool:
-    """Tell whether the timeline goes on from the backup's moment: it is not of a branch that was left before."""
-    return bool(open_archive().histories().path(backup.timeline or 1, backup.end_lsn or 0, timeline))
 
 
 # -- doing it -----------------------------------------------------------------------------------------------
@@ -319,28 +260,3 @@ def prove(db: BaseDatabaseWrapper, done: Done) -> None:
         done.repaired += report.repaired
         if report.left:
             done.problems.append(f"{report.bucket}: {report.left} keys differ: {', '.join(report.named[:3])}")
-
-
-def steps_of_jetstream(plan: Plan) -> list[dict[str, str]]:
-    """Return the plan's steps: action, object, why."""
-    if plan.mode == "keep":
-        steps = [("replay", f"FLUSH_{bucket}", "what PostgreSQL lacks of it") for bucket in shared_buckets()]
-        steps.append(("reread", "messages and progress", "from the beginning; what is known changes nothing"))
-        steps.append(("repair", "every bucket", "to what PostgreSQL says"))
-    else:
-        steps = [("delete", name, "it holds what came later") for name in plan.occupied]
-        steps += [step_of(keeping, plan.source) for keeping in keepings()]
-    steps.append(("prove", "every row with its key", "reconcile"))
-    steps.append(("release", "the bridge", "the relay brings what waits in the outbox"))
-    return [dict(zip(("action", "object", "why"), step, strict=True)) for step in steps]
-
-
-def step_of(keeping: Keeping, source: Source) -> tuple[str, str, str]:
-    stream, stored, later = keeping.stream, source.stored, source.later
-    if keeping.how is How.SNAPSHOT and stored and (source.is_exact or not keeping.is_bucket):
-        return "restore", stream, f"from backup {stored.backup.pk}, up to {stored.marks[stream]}"
-    if keeping.how is How.REPLAY and later:
-        return "replay", stream, f"what PostgreSQL lacks, from backup {later.backup.pk}; then it is made anew"
-    if keeping.is_bucket and keeping.how is not How.NOT_KEPT:
-        return "rebuild", stream, "from PostgreSQL"
-    return "make", stream, "empty"

@@ -259,6 +259,9 @@ def test_a_drill_brings_both_back_beside_the_running_ones(world, monkeypatch):
         flush(session)
     world.put(agent, "flushed", 2)
     world.put(agent, "unflushed", {"n": 1})
+    world.put(agent, "both", "the agent's")
+    write = "INSERT INTO agents.state (agent_id, state_key, state_value) VALUES (%s, 'both', %s)"
+    world.ask(write, agent.pk, '"PostgreSQL\'s"')
     event = publish("agents.state.note")
     world.ask("UPDATE agents.registry SET agent_name = 'renamed' WHERE agent_id = %s", other.pk)
     epoch = setup.read_found().created["AGENT_MESSAGES"]
@@ -276,6 +279,7 @@ def test_a_drill_brings_both_back_beside_the_running_ones(world, monkeypatch):
         rows = execute(db, "SELECT state_key, state_value FROM agents.state WHERE agent_id = %s", [agent.pk])
         seen.update(state=dict(rows), events=messages_of("AGENT_STATE"), created=setup.read_found().created)
         seen.update(config=read_config(other), held=read_hold(db))
+        seen["conflicts"] = execute(db, "SELECT winner, kv_value FROM bridge.conflict")
         return wrong
 
     monkeypatch.setattr(cross, "take_growing", take_later)
@@ -285,10 +289,9 @@ def test_a_drill_brings_both_back_beside_the_running_ones(world, monkeypatch):
 
     found = run_cross_drill(str(backup.pk))
     assert found.problems == []
-    assert {key: json.loads(value) for key, value in seen["state"].items()} == {
-        "flushed": 2,
-        "unflushed": {"n": 1},
-    }
+    state = {key: json.loads(value) for key, value in seen["state"].items()}
+    assert state == {"flushed": 2, "unflushed": {"n": 1}, "both": "PostgreSQL's"}
+    assert seen["conflicts"] == [("postgresql", '"the agent\'s"')], "the relay decides, and keeps both"
     assert seen["config"]["agent_name"] == "renamed", "the relay finishes what the outbox held"
     assert event in seen["events"]
     assert event + 1 not in seen["events"], "cut at the moment"
@@ -297,7 +300,7 @@ def test_a_drill_brings_both_back_beside_the_running_ones(world, monkeypatch):
     row = TestResult.objects.get()
     assert (row.test_type, row.test_status, row.data_verification_passed) == ("cross_system", "passed", True)
     figures = row.performance_metrics
-    assert (figures["replayed"], figures["outbox_rows"], figures["repaired_keys"]) == (2, 1, 1)
+    assert (figures["replayed"], figures["outbox_rows"], figures["repaired_keys"]) == (2, 2, 1)
     assert figures["rto_seconds"] > figures["jetstream_seconds"] > 0
     statuses = {b.status for b in Backup.objects.filter(pk__in=[backup.pk, backup.parent_id])}
     assert statuses == {"verified"}
