@@ -1,23 +1,30 @@
 """Celery entry points of the recovery room."""
 
+import logging
+
 from celery import shared_task
 from django.conf import settings
 
+from pg.errors import Refused
 from recovery.continuity import look_at_archive
 from recovery.cross import back_up_cross
 from recovery.cross_drill import run_cross_drill
 from recovery.daily import Day, run_daily, run_weekly
-from recovery.errors import Busy
+from recovery.errors import Busy, UnknownBackup
 from recovery.logical import back_up
+from recovery.models import Backup
 from recovery.partial_drill import run_partial_drill
 from recovery.physical import back_up_server
 from recovery.pitr import Target
 from recovery.proving import prove, run_scheduled_drill
+from recovery.restore_source import finished_cross
 from recovery.scope import read_scope
 from recovery.staging import stage
 from recovery.store_retention import sweep
 from recovery.upload import upload
+from recovery.verify import choose
 
+log = logging.getLogger(__name__)
 # 20 minutes from the soft limit, which notes the failure and removes what is half-made, to the hard one
 SOFT_SECONDS = 6 * 3600
 HARD_SECONDS = SOFT_SECONDS + 20 * 60
@@ -107,11 +114,17 @@ def verify_job(backup_id: str) -> list[str]:
     retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
 )
 def cross_backup_job() -> str | None:
-    """Back up PostgreSQL and JetStream at one moment; return the id, None where there is no WAL archive to go by. Twice
-    makes two; while another run holds the lock it comes back."""
+    """Back up PostgreSQL and JetStream at one moment; return the id, None where the server does not let us (it does not
+    archive its WAL here). Twice makes two; while another run holds the lock it comes back."""
     if not settings.BACKUP_SERVER:
         return None
-    return str(back_up_cross().pk)
+    try:
+        return str(back_up_cross().pk)
+    except Refused as refused:
+        if type(refused) is not Refused:  # no room, no programs, not in step: somebody must look
+            raise
+        log.warning("no cross-system backup: %s (HINT: %s)", refused, refused.hint)
+        return None
 
 
 @shared_task(
@@ -122,9 +135,9 @@ def cross_backup_job() -> str | None:
     retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
 )
 def cross_drill_job() -> list[str]:
-    """Restore both systems beside the running ones; return the problems. Safe twice; while another run holds the lock
-    it comes back."""
-    return run_cross_drill().problems
+    """Restore both systems beside the running ones, where there is a cross-system backup; return the problems. Safe
+    twice; while another run holds the lock it comes back."""
+    return run_cross_drill().problems if finished_cross() else []
 
 
 @shared_task(
@@ -135,8 +148,12 @@ def cross_drill_job() -> list[str]:
     retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
 )
 def partial_drill_job() -> list[str]:
-    """Bring one table back beside today's; return the problems. Safe twice; while another run holds the lock it comes
-    back."""
+    """Bring one table back beside today's, where there is a logical backup; return the problems. Safe twice; while
+    another run holds the lock it comes back."""
+    try:
+        choose("", (Backup.Kind.LOGICAL,))
+    except UnknownBackup:
+        return []
     return run_partial_drill().problems
 
 
