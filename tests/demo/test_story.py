@@ -27,9 +27,10 @@ from knowledge.search import search_text
 from tasks import registry
 from tasks.claim import claim
 from tasks.context import TaskContext
-from tasks.jobs import settle_once
+from tasks.jobs import settle_failed, settle_one
 from tasks.models import Execution, Task
 from tasks.run import run_handler
+from tasks.turn import Ended
 
 pytestmark = pytest.mark.django_db
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,11 @@ def work(limit=1_000):
     attempts = 0
     while claimed := [item for task_type in TYPES for item in claim(task_type, worker)]:
         for item in claimed:
-            settle_once(item, run_handler(item, TaskContext(item)), claim_next=False)
+            outcome = run_handler(item, TaskContext(item))
+            if outcome.failure:
+                settle_failed(item, outcome.failure, outcome.usage, outcome.logs)
+            else:
+                settle_one(Ended(item, outcome.result, outcome.usage, outcome.logs))
             attempts += 1
             assert attempts < limit
     return attempts

@@ -19,7 +19,6 @@ from tests.bridge.conftest import (  # noqa: F401  (fixtures)
     committed,
     empty_outbox,
     jetstream,
-    link_ends_with_the_tests,
     rows,
     session,
     value,

@@ -122,7 +122,16 @@ def test_a_file_that_changed_meanwhile_is_not_sealed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["secret", "id:secret", "id:c2hvcnQ=", ":" + NEW.partition(":")[2], f"{NEW},{NEW}", "a b:x"]
+    "text",
+    ["secret", "id:secret", "id:c2hvcnQ=", ":" + NEW.partition(":")[2], f"{NEW},{NEW}", "a b:x"],
+    ids=[
+        "no id",
+        "no base64",
+        "too short",
+        "empty id",
+        "one id twice",
+        "a space",
+    ],  # NEW differs in each process
 )
 def test_keys_that_cannot_be_read_are_refused_without_repeating_them(text):
     with pytest.raises(NoKey) as caught:
