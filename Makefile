@@ -13,8 +13,8 @@ MANAGE := $(RUN) manage.py
 WORKERS ?= 3
 # more for pytest: make test ARGS="-k agents -x"
 ARGS ?=
-# what tests need beyond the wheels; pgbouncer joins with the first test that needs it
-SYSTEM_PACKAGES ?= postgresql-15 chromium prometheus systemd
+# what tests need beyond the wheels
+SYSTEM_PACKAGES ?= postgresql-15 chromium prometheus systemd pgbouncer
 # what some benchmarks run beside ours: make bench-deps
 BENCH_PACKAGES ?= postgresql-15 postgresql-15-partman rsync
 # for test-deep, by npm (of Debian where there is no other): no wheel carries this version

@@ -167,9 +167,10 @@ def measure_own_load(report: Report, seconds: int) -> None:
 
 def run_schedules(ended: threading.Event) -> int:
     """Run each job of monitoring as often as its schedule says; return how many were run."""
-    from celery import current_app
-
+    from config.celery import app
     from operators.schedules import declared_schedules
+
+    app.loader.import_default_modules()
 
     due = {
         one.job: (0.0, one.every_seconds)
@@ -180,7 +181,7 @@ def run_schedules(ended: threading.Event) -> int:
     while not ended.is_set():
         for job, (at, every) in due.items():
             if time.monotonic() - began >= at:
-                current_app.tasks[job]()
+                app.tasks[job]()
                 due[job] = (at + every, every)
                 turns += 1
         ended.wait(0.2)

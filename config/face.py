@@ -92,6 +92,7 @@ ROOMS: list[tuple[str, list[Entry]]] = [
             ("Statements", "query_stats", "monitoring.statement"),
             ("Replicas", "content_copy", "monitoring.replica"),
             ("Replication slots", "bookmarks", "monitoring.replicationslot"),
+            ("Trends", "monitoring", "monitoring.snapshot"),
         ],
     ),
     (

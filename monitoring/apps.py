@@ -24,6 +24,20 @@ class MonitoringConfig(AppConfig):
             expire_seconds=15,
         )
         declare_schedule(
+            "monitoring: load",
+            "monitoring.snap_load",
+            every_seconds=60,
+            description="Keeps what the server and each pool do, for trends and `pools suggest`.",
+            expire_seconds=50,
+        )
+        declare_schedule(
+            "monitoring: growth",
+            "monitoring.snap_growth",
+            every_seconds=3600,
+            description="Keeps the sizes of the tables, for trends.",
+            expire_seconds=1800,
+        )
+        declare_schedule(
             "monitoring: purge alarm events",
             "monitoring.purge_alarm_events",
             crontab="20 3 * * *",

@@ -8,6 +8,7 @@ from django.db import connection
 
 from monitoring.models import Activity, LockWait, Replica, ReplicationSlot
 from monitoring.registry import Finding, Sample, register_check, register_metric
+from pg.budget import read_budget
 
 # metric: help, column of monitoring.read_server()
 SERVER_METRICS = {
@@ -37,6 +38,7 @@ WRAPAROUND_XIDS = 1_000_000_000  # half of what PostgreSQL has; it vacuums by fo
 
 def register() -> None:
     register_check("monitoring.connections", look_at_connections)
+    register_check("monitoring.pools", look_at_pools)
     register_check("monitoring.statements", look_at_statements)
     register_check("monitoring.transactions", look_at_transactions)
     register_check("monitoring.locks", look_at_locks)
@@ -72,6 +74,13 @@ def look_at_connections() -> Iterator[Finding]:
             yield Finding(
                 True, f"{pool['total_connections']} of {pool['max_connections']} connections in use"
             )
+
+
+def look_at_pools() -> Iterator[Finding]:
+    """All pools together fit into what the server has."""
+    budget = read_budget(connection)
+    hint = "raise max_connections, or make a pool smaller (docs/pools.md)"
+    yield Finding(budget.needed <= budget.usable, budget.arithmetic, hint)
 
 
 def look_at_statements() -> Iterator[Finding]:

@@ -9,14 +9,18 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
+from django.utils import timezone
 from psycopg.errors import LockNotAvailable
 from unfold.decorators import display
 
-from monitoring.models import Activity, Index, LockWait, Replica, ReplicationSlot, Statement, Table
+from monitoring.models import Activity, Index, LockWait, Replica, ReplicationSlot, Snapshot, Statement, Table
+from monitoring.pools import arithmetic, read_pools, read_servers
 from monitoring.sessions import cancel_statements, terminate_sessions
+from monitoring.trends import make_charts
 from operators.audit import Actor
 from operators.confirm import reasoned_action
-from pg.admin import ReadOnlyAdmin
+from pg.admin import BigTableAdmin, ReadOnlyAdmin
+from pg.uuid7 import uuid7_time
 
 EM_SPACE = "\u2003"
 LOCK_TIMEOUT_MS = 2_000
@@ -216,6 +220,32 @@ class ReplicaAdmin(NowAdmin):
     @display(description="behind", ordering="lag_bytes")
     def lag(self, replica: Replica) -> str:
         return "unknown" if replica.lag_bytes is None else filesizeformat(replica.lag_bytes)
+
+
+@admin.register(Snapshot)
+class SnapshotAdmin(ReadOnlyAdmin, BigTableAdmin):
+    """Trends drawn above the list of what they are made of, and the pools as they are now."""
+
+    list_display = ("snapshot_id", "moment", "kind")
+    list_filter = ("kind",)
+    list_before_template = "monitoring/trends.html"
+
+    @display(description="at")
+    def moment(self, snapshot: Snapshot) -> str:
+        return f"{uuid7_time(snapshot.snapshot_id):%Y-%m-%d %H:%M:%S}"
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        servers, sessions = read_servers()
+        shown = {
+            "charts": make_charts(timezone.now()),
+            "pools": read_pools(),
+            "servers": servers,
+            "sessions": sessions,
+        }
+        shown["arithmetic"] = "" if servers[0]["problem"] else arithmetic()[0]
+        return super().changelist_view(request, {**(extra_context or {}), **shown})
 
 
 @admin.register(ReplicationSlot)

@@ -8,10 +8,13 @@ class PartitionsConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
+        from monitoring.models import Snapshot
         from operators.schedules import declare_schedule
         from partitions import checks, metrics, s3, upload
+        from partitions.declare import by_time
         from partitions.policies import install_policies
 
+        Snapshot.partitioning = by_time("snapshot_id", keep_days=90, on_expiry="drop")  # type: ignore[attr-defined]
         checks.register()
         metrics.register()
         if url := getattr(settings, "PARTITIONS_ARCHIVE_S3_URL", ""):

@@ -1,6 +1,7 @@
-"""Alarms are tables; what the server does now are views."""
+"""Alarms and history are tables; what the server does now are views."""
 
 from monitoring.models.alarms import SEVERITY, AlarmChannel, AlarmEvent, AlarmRule, Notification, State
+from monitoring.models.history import Snapshot
 from monitoring.models.server import Activity, Index, LockWait, Replica, ReplicationSlot, Statement, Table
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Notification",
     "Replica",
     "ReplicationSlot",
+    "Snapshot",
     "State",
     "Statement",
     "Table",

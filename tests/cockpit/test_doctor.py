@@ -15,6 +15,7 @@ from django_celery_beat.models import PeriodicTask
 import bridge.connection
 import monitoring.checks
 import partitions.catalog
+import pg.budget
 import recovery.checks
 from cockpit import checks, vitals
 from cockpit.management.commands import doctor
@@ -95,6 +96,7 @@ BREAKS = [
     ("cockpit.settings", "DEBUG is on", setting(DEBUG=True, WEB_BIND="192.0.2.1")),
     ("cockpit.roles", "differences: alter role app_", sql("CREATE ROLE app_primary SUPERUSER")),
     ("monitoring.connections", "190 of 200 in use", attribute(monitoring.checks, "pools", lambda: [FULL_POOL])),
+    ("monitoring.pools", "bridge 9999", attribute(pg.budget, "BRIDGE_SESSIONS", 9_999)),
     ("agents.lost", "1 agents are lost", sql(
         "INSERT INTO agents.registry (agent_type, agent_name, status, liveness)"
         " VALUES ('reader', 'gone', 'active', 'lost')")),

@@ -1,15 +1,27 @@
-"""manage.py pools: status."""
+"""manage.py pools: status, suggest."""
 
+from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
+from django.utils import timezone
+
+from monitoring.history import read_since
+from monitoring.models import Snapshot
 from monitoring.pools import arithmetic, read_pools, read_servers
+from monitoring.sizing import HEADROOM, Suggestion, measure_load, suggest
 from operators.command import Answer, OperatorCommand
+from pg.errors import Refused
 
 
 class Command(OperatorCommand):
     help = "Connection pools: what the settings say, and what the servers see. Changes nothing."
 
     def add_verbs(self) -> None:
+        parser = self.add_verb(
+            "suggest", suggest_sizes, "sizes from what was measured: Little's law, with its inputs"
+        )
+        parser.add_argument("--hours", type=int, default=24, help="how far back to look (24)")
         self.add_verb(
             "status", status, "pools, servers with lag, connections by application; exit 1 when one is away"
         )
@@ -46,3 +58,37 @@ def session_row(row: dict[str, Any]) -> dict[str, Any]:
     detail = f"{row['active']} active, {row['in_transaction']} idle in transaction"
     detail += f", {row['waiting_for_locks']} wait for locks" if row["waiting_for_locks"] else ""
     return make_row("sessions", row["application"] or "(unnamed)", row["alias"], row["connections"], detail)
+
+
+def suggest_sizes(hours: int, **_: Any) -> Answer:
+    """Little's law over the span: connections in use = transactions per second x seconds that each holds one."""
+    if not 1 <= hours <= 24 * 90:
+        raise Refused(f"--hours {hours}: must be 1 to {24 * 90}", "snapshots are kept for 90 days")
+    seen = list(read_since(Snapshot.Kind.LOAD, timezone.now() - timedelta(hours=hours)))
+    configured = {name: (pool.maximum, pool.processes) for name, pool in settings.POOLS.items()}
+    items = [suggestion_row(one) for one in suggest(seen, configured)]
+    load = measure_load(seen)
+    warnings = [] if load is None else [
+        f"Little's law, whole database: {load.transactions_per_second:.1f} transactions/s x"
+        f" {load.seconds_per_transaction * 1000:.2f} ms = {load.busy:.2f} connections in use on average;"
+        f" suggested: the peak of {len(seen)} looks x {HEADROOM}, shared out evenly"
+    ]  # fmt: skip
+    if load is None:
+        warnings.append(
+            f"{len(seen)} looks in {hours} h tell no load: does beat run? (schedule `monitoring: load`)"
+        )
+    return Answer(items, {"looks": len(seen)}, warnings)
+
+
+def suggestion_row(one: Suggestion) -> dict[str, Any]:
+    least = min(one.maximum, settings.POOLS[one.pool].minimum)
+    return {
+        "pool": one.pool,
+        "busy_mean": round(one.mean, 2),
+        "busy_peak": one.peak,
+        "looks": one.samples,
+        "configured": one.configured,
+        "suggested": one.maximum,
+        "verdict": one.verdict,
+        "setting": f"MISTERSMITH_POOL_{one.pool.upper()}={one.maximum}/{least}",
+    }
