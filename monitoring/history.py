@@ -10,7 +10,7 @@ from django.db import connection
 
 from monitoring.checks import pools
 from monitoring.models import Snapshot, Table
-from pg.uuid7 import uuid7_floor, uuid7_time
+from pg.uuid7 import uuid7_time
 
 MOST_TABLES = 200
 # counters since the statistics began: the difference of two snapshots is what happened between them
@@ -55,11 +55,8 @@ def snap_growth() -> Snapshot:
 # -- series ---------------------------------------------------------------------------------------------------
 def read_since(kind: str, since: datetime) -> Iterator[tuple[datetime, dict[str, Any]]]:
     """Yield moment and data of the snapshots since then, oldest first. One query, of those days' partitions only."""
-    rows = (
-        Snapshot.objects.using(settings.ANALYTICS_ALIAS)
-        .filter(kind=kind, snapshot_id__gte=uuid7_floor(since))
-        .order_by("snapshot_id")
-    )
+    rows = Snapshot.objects.using(settings.ANALYTICS_ALIAS).filter(kind=kind).between(since, None)
+    rows = rows.order_by("snapshot_id")
     for snapshot_id, data in rows.values_list("snapshot_id", "data").iterator():
         yield uuid7_time(snapshot_id), data
 

@@ -19,7 +19,7 @@ from monitoring.sessions import cancel_statements, terminate_sessions
 from monitoring.trends import make_charts
 from operators.audit import Actor
 from operators.confirm import reasoned_action
-from pg.admin import BigTableAdmin, ReadOnlyAdmin
+from pg.admin import BigTableAdmin, ReadOnlyAdmin, TimeWindowFilter
 from pg.uuid7 import uuid7_time
 
 EM_SPACE = "\u2003"
@@ -227,7 +227,7 @@ class SnapshotAdmin(ReadOnlyAdmin, BigTableAdmin):
     """Trends drawn above the list of what they are made of, and the pools as they are now."""
 
     list_display = ("snapshot_id", "moment", "kind")
-    list_filter = ("kind",)
+    list_filter = (TimeWindowFilter, "kind")
     list_before_template = "monitoring/trends.html"
 
     @display(description="at")

@@ -2,6 +2,7 @@
 
 from django.db import models
 
+from pg.querysets import TimeWindowQuerySet
 from pg.uuid7 import uuid7, uuid7_time
 
 
@@ -19,6 +20,8 @@ class Snapshot(models.Model):
     snapshot_id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     kind = models.TextField(choices=Kind)
     data = models.JSONField()
+
+    objects = TimeWindowQuerySet.as_manager()
 
     class Meta:
         db_table = '"monitoring"."snapshots"'
