@@ -16,6 +16,7 @@ from recovery.jobs import (
     drill_job,
     logical_backup_job,
     partial_drill_job,
+    upload_backups_job,
     verify_job,
 )
 from recovery.models import Backup
@@ -29,6 +30,7 @@ ORDERS: dict[str, tuple[str, Callable[[], Any]]] = {
         lambda: back_up_server_job.delay(incremental=True),
     ),
     "cross": ("PostgreSQL and JetStream at one moment", lambda: cross_backup_job.delay()),
+    "upload": ("what waits to the store", lambda: upload_backups_job.delay()),
     "drill": ("a restore drill", lambda: drill_job.delay()),
     "partial_drill": ("a drill of a partial restore", lambda: partial_drill_job.delay()),
     "cross_drill": ("a restore drill of both systems", lambda: cross_drill_job.delay()),

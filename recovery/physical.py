@@ -24,6 +24,7 @@ from recovery.contents import QUERIES
 from recovery.errors import Damaged, RecoveryError, UnknownBackup
 from recovery.logical import describe, failure_noted, publish, require_space
 from recovery.models import Backup
+from recovery.receiving import receives
 from recovery.server import Server, Session, exclusive, home_server, server_version
 from recovery.tools import Tools, find_tools, run
 from recovery.wal import Archive, Segment, open_archive, parse_lsn
@@ -145,9 +146,11 @@ def make(backup: Backup, server: Server, session: Session, tools: Tools, options
 
 def archives_here(session: Session, archive: Archive, backup: Backup) -> bool:
     """Tell whether the server's WAL goes to our folder; where it does nowhere, or elsewhere, WAL comes along."""
+    is_owner = archive.system_identifier in ("", backup.system_identifier)
+    if is_owner and receives(session):
+        return True
     command = session.execute("SELECT current_setting('archive_command', true)").fetchone()[0] or ""  # type: ignore[index]
     mode = session.execute("SHOW archive_mode").fetchone()[0]  # type: ignore[index]
-    is_owner = archive.system_identifier in ("", backup.system_identifier)
     return bool(mode != "off" and is_owner and str(archive.place) in command)
 
 

@@ -43,6 +43,15 @@ def register() -> None:
         description="WAL does not reach the store: a disaster now costs what waits.",
         hint="manage.py backup upload says why; the archive itself goes on meanwhile",
     )
+    declare_alarm(
+        "replication slot holds WAL",
+        "mistersmith_replication_slot_lag_bytes",
+        warning=1 << 30,
+        critical=10 << 30,
+        hold_seconds=60,
+        description="A receiver is slow or gone; the server keeps WAL for it until its disk is full.",
+        hint="does `manage.py backup receive` run? else pg_drop_replication_slot; see max_slot_wal_keep_size",
+    )
 
 
 def look_at_store() -> Iterator[Finding]:

@@ -1,6 +1,8 @@
-"""The verbs of `manage.py backup` that are about the store: upload, fetch, store, parts, key."""
+"""The verbs of `manage.py backup` about what lies elsewhere: receive, upload, fetch, store, parts, key."""
 
+import signal
 from datetime import datetime
+from threading import Event
 from typing import Any
 
 from django.db.models import Count, Sum
@@ -12,6 +14,7 @@ from pg.errors import Refused
 from recovery import catalogue, packing
 from recovery.fetch import fetch, find_stored, open_source, plan_fetch
 from recovery.models import Backup, Upload
+from recovery.receiving import receive
 from recovery.sealing import KEY_ID, make_key
 from recovery.stocktaking import take_stock
 from recovery.store_retention import spare
@@ -23,6 +26,9 @@ SHOWN = 20
 
 
 def add_store_verbs(command: OperatorCommand) -> None:
+    command.add_verb(
+        "receive", run_receive, "stream the WAL of a server that cannot run archive_command, until stopped"
+    )
     parser = command.add_verb("upload", run_upload, "send what waits to the store; beat does it each minute")
     parser.add_argument("--only", choices=("wal", "backups"), default="")
     parser.add_argument("--dry-run", action="store_true", help="show what waits")
@@ -52,6 +58,14 @@ def add_store_verbs(command: OperatorCommand) -> None:
     )
     parser = command.add_verb("key", run_key, "make an encryption key and print it")
     parser.add_argument("key_id", nargs="?", help="its name (default: today's date)")
+
+
+def run_receive(**_: Any) -> Answer:
+    """In the foreground, until SIGTERM or Ctrl-C."""
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return Answer(counts={"wal_files": receive(stop.is_set)})
 
 
 def run_upload(only: str, dry_run: bool, **_: Any) -> Answer:

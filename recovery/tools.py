@@ -98,8 +98,8 @@ def read_version(folder: Path) -> str | None:
 
 # -- running them -------------------------------------------------------------------------------------------
 @contextmanager
-def running(argv: Sequence[str], environment: dict[str, str]) -> Iterator[None]:
-    """Run a program beside the block, and wait for it at the block's end; what it writes is for its owner alone.
+def running(argv: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program beside the block, which gets it, and wait for it at the end; what it writes is for its owner alone.
 
     Raises ToolFailed with its last words. An exception inside the block stops it.
     """
@@ -108,7 +108,7 @@ def running(argv: Sequence[str], environment: dict[str, str]) -> Iterator[None]:
             argv, env=environment, stdin=subprocess.DEVNULL, stdout=words, stderr=words, umask=0o077
         )
         try:
-            yield
+            yield process
             process.wait()
         except BaseException:
             stop(process)

@@ -94,7 +94,7 @@ class Story:
     def switch(self) -> None:
         """Finish the WAL segment and wait until it is archived."""
         with self.connect() as session:
-            name = session.execute("SELECT pg_walfile_name(pg_current_wal_lsn())").fetchone()[0]
+            name = session.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").fetchone()[0]
             session.execute("SELECT pg_switch_wal()")
         from tests.recovery.conftest import eventually
 
@@ -193,5 +193,10 @@ def place(own_home: Path) -> Path:
     folder.mkdir(mode=0o711)
     return folder
 
+
+# for what PostgreSQL 15 and 16 cannot
+needs_incremental = pytest.mark.skipif(
+    not HAS_INCREMENTAL, reason="incremental backups came with PostgreSQL 17"
+)
 
 __all__ = ["live", "place", "story", "told"]

@@ -13,6 +13,7 @@ from recovery.physical import Options, back_up_server, chain_of
 from recovery.pitr import Target, plan_recovery
 from recovery.server import exclusive
 from recovery.tools import Tools
+from tests.recovery.story import MAJOR, needs_incremental
 
 
 def test_a_base_backup_is_whole_checked_and_in_both_catalogues(live):
@@ -33,6 +34,7 @@ def test_a_base_backup_is_whole_checked_and_in_both_catalogues(live):
     )
 
 
+@needs_incremental
 def test_an_incremental_one_is_smaller_and_knows_what_it_builds_on(live):
     parent = Backup.objects.get(kind="incremental")
     backup = back_up_server(incremental=True)
@@ -44,6 +46,7 @@ def test_an_incremental_one_is_smaller_and_knows_what_it_builds_on(live):
     assert any((catalogue.folder_of(backup) / "data").rglob("INCREMENTAL.*"))
 
 
+@needs_incremental
 def test_a_chain_of_three_restores(live, place):
     back_up_server(incremental=True)
     live.write("later")
@@ -86,6 +89,7 @@ def test_the_rate_is_limited(live, monkeypatch):
 
 
 # -- refused ------------------------------------------------------------------------------------------------
+@needs_incremental
 def test_an_incremental_one_needs_one_to_build_on(live):
     for backup in Backup.objects.all():
         catalogue.remove(backup)
@@ -104,7 +108,7 @@ def test_a_server_with_tablespaces_is_refused(story, monkeypatch):
             return [("fast",)]
 
     with pytest.raises(Refused, match="tablespaces \\(fast\\)"):
-        physical.require_able(Session(), physical.find_tools(18), incremental=False)
+        physical.require_able(Session(), physical.find_tools(MAJOR), incremental=False)
 
 
 @pytest.mark.parametrize(("version", "summarize", "problem"), [
