@@ -211,7 +211,7 @@ def answer_of_drill(drill: Drill) -> Answer:
     if drill.rpo_seconds is not None:
         answer.counts["rpo_ms"] = int(drill.rpo_seconds * 1000)
     answer.counts["problems"] = len(drill.problems)
-    answer.warnings, answer.ok = drill.problems, not drill.problems
+    answer.warnings, answer.ok = drill.problems + drill.proof.notes, not drill.problems
     return answer
 
 
@@ -225,7 +225,9 @@ def answer_of_proof(proof: Proof) -> Answer:
         "why": proof.why,
     }
     counts |= {"rto_ms": int(proof.rto_seconds * 1000), "problems": len(proof.problems)}
-    return Answer(items=[reached], counts=counts, warnings=proof.problems, ok=not proof.problems)
+    return Answer(
+        items=[reached], counts=counts, warnings=proof.problems + proof.notes, ok=not proof.problems
+    )
 
 
 def list_backups(status: str | None, kind: str | None, limit: int, **_: Any) -> Answer:
