@@ -14,7 +14,7 @@ from recovery.errors import Busy, Damaged, TargetInUse
 from recovery.logical import default_jobs
 from recovery.models import Backup
 from recovery.server import Server, Session, exclusive, home_server
-from recovery.tools import Tools, find_tools
+from recovery.tools import Tools, find_tools_to_load
 from recovery.verify import compare_database, require_roles
 
 
@@ -73,7 +73,7 @@ def plan_restore(wanted: str, target: str) -> Plan:
     server, body = home_server(), manifest.read_manifest(catalogue.folder_of(backup))
     with server.connect_anywhere() as session:
         require_roles(session, body["database"])
-        tools = find_tools(session.info.server_version // 10000)
+        tools = find_tools_to_load(backup.tool_version, session.info.server_version // 10000)
         return Plan(backup, body, target, not is_empty_database(server, session, target), tools, warnings)
 
 

@@ -64,6 +64,12 @@ def find_tools(server_major: int) -> Tools:
     raise UnfitTools(f"the server is PostgreSQL {server_major}, pg_dump is older: {versions}", hint)
 
 
+def find_tools_to_load(backup_version: str, server_major: int) -> Tools:
+    """Return the programs that load a dump of `backup_version` (of pg_dump) into a server: an older pg_restore than the
+    pg_dump cannot read it. Raises UnfitTools."""
+    return find_tools(max(server_major, int(backup_version.partition(".")[0])))
+
+
 def installed_tools() -> Iterator[Tools]:
     """Yield the folders that have all of PROGRAMS, in the order of preference."""
     for folder in candidate_folders():

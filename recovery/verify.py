@@ -27,7 +27,7 @@ from recovery.contents import (
 from recovery.logical import default_jobs, explain
 from recovery.models import Backup
 from recovery.server import Server, Session, exclusive, home_server
-from recovery.tools import find_tools
+from recovery.tools import find_tools_to_load
 
 log = logging.getLogger(__name__)
 UNFINISHED = (Status.RUNNING, Status.FAILED)
@@ -99,7 +99,7 @@ def examine(verdict: Verdict, server: Server, session: Session) -> None:
     verdict.problems = verdict.time("files", lambda: manifest.check_files(folder, sha256))
     if verdict.problems:
         return
-    tools = find_tools(session.info.server_version // 10000)
+    tools = find_tools_to_load(verdict.backup.tool_version, session.info.server_version // 10000)
     body = manifest.read_manifest(folder)
     require_roles(session, body["database"])
     with scratch_database(server, session, verdict.backup, body["database"]) as name:

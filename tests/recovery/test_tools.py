@@ -6,7 +6,7 @@ import pytest
 
 from recovery import tools
 from recovery.errors import ToolFailed, UnfitTools
-from recovery.tools import find_tools, run
+from recovery.tools import find_tools, find_tools_to_load, run
 
 
 def make_tools(folder, version, names=tools.PROGRAMS):
@@ -42,6 +42,12 @@ def installed(tmp_path, monkeypatch):
 def test_the_servers_own_version_comes_first_then_the_next_newer(installed, versions, server, chosen):
     installed(*versions)
     assert find_tools(server).version == chosen
+
+
+@pytest.mark.parametrize(("dumped_by", "chosen"), [("15.3", "16.4"), ("18.6", "18.6"), ("17.1", "18.6")])
+def test_a_dump_is_loaded_by_programs_as_new_as_those_that_made_it(installed, dumped_by, chosen):
+    installed("16.4", "18.6")
+    assert find_tools_to_load(dumped_by, 16).version == chosen
 
 
 def test_only_older_ones_are_refused_with_a_hint(installed):

@@ -19,6 +19,7 @@ from recovery.server import exclusive, home_server
 from recovery.tools import find_tools, run
 from recovery.verify import verify
 from tests.recovery.conftest import begin, environment_of, eventually, manage, scratch_databases
+from tests.versions import asked_major
 
 
 def test_an_unspoilt_backup_becomes_verified(copy, clones):
@@ -45,7 +46,7 @@ def forge(copy, folder, change):
 
 def dump_again(folder, *options):
     """Replace the dump by one of a restored copy of it, made with other options."""
-    server, tools = home_server(), find_tools(18)
+    server, tools = home_server(), find_tools(asked_major())
     name = f"{scratch_prefix(server)}000000000000"
     with server.connect() as session:
         session.execute(f"CREATE DATABASE {name} TEMPLATE template0")
