@@ -30,7 +30,7 @@ from recovery.models import Backup, Upload
 from recovery.packing import PartStored
 from recovery.sealing import Keys, is_sealed, keys_of_settings, seal, unseal
 from recovery.stores import Store, open_store
-from recovery.upload_queue import enqueue, is_index, key_of, mark_stored, whole_in_store
+from recovery.upload_queue import enqueue, is_index, key_of, mark_all_stored
 from recovery.wal import open_archive
 
 log = logging.getLogger(__name__)
@@ -203,6 +203,7 @@ def send_backups(run: Run) -> None:
             rows.filter(backup_id=backup_id).delete()  # pruned before all of it went
             continue
         send_backup(run, backup)
+    mark_all_stored(run.store.url)
 
 
 def send_backup(run: Run, backup: Backup) -> None:
@@ -234,8 +235,6 @@ def send_backup(run: Run, backup: Backup) -> None:
         if all(row.uploaded_at for row in rows.values() if row is not index) and not run.is_over():
             with stage(run.outbox) as place:
                 run.attempt(index, send_index, run, index, backup, list(rows.values()), place)
-    if whole_in_store(rows.values()):
-        mark_stored(backup)
 
 
 def adopted(run: Run, backup: Backup) -> bool:

@@ -5,7 +5,7 @@ answers or not, so an outage fills this queue and never pg_wal.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -134,10 +134,13 @@ def is_index(row: Upload) -> bool:
     return row.key.endswith(f"/{packing.INDEX}")
 
 
-def whole_in_store(rows: Iterable[Upload]) -> bool:
-    """Tell whether all parts of a backup and its index are stored."""
-    found = list(rows)
-    return bool(found) and all(row.uploaded_at for row in found)
+def mark_all_stored(url: str) -> None:
+    """Note it of every backup that is whole there: a run may be killed before, or an older entry saved later."""
+    unmarked = Backup.objects.filter(stored_at=None).values("backup_id")
+    rows = Upload.objects.filter(store=url, backup_id__in=unmarked).order_by().values("backup_id")
+    whole = rows.annotate(left=Count("pk", Q(uploaded_at=None))).filter(left=0)
+    for backup in Backup.objects.filter(pk__in=whole.values("backup_id")):
+        mark_stored(backup)
 
 
 def mark_stored(backup: Backup) -> None:

@@ -102,7 +102,7 @@ STEPS = [
             ("recovery.stores.local", "write_sum", "after"),
             ("recovery.upload", "put", "after"),
             ("recovery.packing", "write_index", "after"),
-            ("recovery.upload", "mark_stored", "before"),
+            ("recovery.upload", "mark_all_stored", "before"),
         ]
     ),
 ]
@@ -113,12 +113,17 @@ def test_an_upload_killed_at_any_step_goes_on_and_never_shows_half_a_backup(
     few, folder, keys, small_parts, backup_dir, faults, module, name, when
 ):
     killed(run_and_die(backup_dir, module, name, when, UPLOAD), faults, f"upload {when} {name}")
-    half = len(find_stored(open_source())[0]) - Backup.objects.exclude(stored_at=None).count()
+    shown = [one.backup.pk for one in find_stored(open_source())[0]]
+    half = (
+        Upload.objects.filter(backup_id__in=shown, uploaded_at=None)
+        .exclude(key__endswith="parts.json")
+        .count()
+    )
     sent = upload()
-    faults.did(uploads=sent.objects, restores=restorable())
+    faults.did(uploads=Upload.objects.count(), restores=restorable())
     stock = take_stock(open_source(), read=True)
     faults.wrong(
-        half_shown=max(half, 0), waiting=waiting(settings.BACKUP_STORE_URL).objects, refused=len(sent.refused),
+        half_shown=half, waiting=waiting(settings.BACKUP_STORE_URL).objects, refused=len(sent.refused),
         damaged=len(stock.problems), not_stored=Backup.objects.filter(stored_at=None).count(),
         unrestorable=2 - len(find_stored(open_source())[0]),
         left_behind=len([path for path in (backup_dir / "outbox").rglob("*") if path.is_file()]),
