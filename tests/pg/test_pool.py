@@ -133,7 +133,7 @@ def test_connections_killed_by_the_server_are_replaced_before_anybody_sees_one(m
         wrapper.close()
     with own_database.connect() as killer:
         query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-        query += " WHERE application_name = 'mistersmith web'"
+        query += " WHERE application_name = 'mistersmith web' AND datname = current_database()"
         assert killer.execute(query).fetchone()[0] == 20
         eventually(lambda: not killer.execute(query).fetchone()[0])
     started = time.monotonic()
