@@ -6,6 +6,7 @@ nats-py's own publish_async never resolves when the server answers with an error
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +20,10 @@ from bridge.headers import MARKER, OPERATION, SYNC_ID, SYNC_ORIGIN
 from bridge.keys import is_subject
 from pg.errors import Unreachable
 
-WINDOW = 500  # messages in flight
+# Messages are sent in parts, the next one while the one before is answered. A server that syncs each write answers some
+# thousands a second, and who writes a single message to the same stream meanwhile waits behind all that are in flight.
+LEAST, MOST = 4, 250  # messages in a part
+ANSWER_SECONDS = 0.005  # a part shall be answered within
 MULTI_GET = 1_000  # subjects per read; the server refuses more than 1,024
 ANSWER_BYTES = (
     8 << 20
@@ -68,6 +72,30 @@ class Last:
     stored_at: datetime | None = None
 
 
+@dataclass
+class Pace:
+    """How many messages go in one part: as many as are answered within ANSWER_SECONDS."""
+
+    size: int = LEAST
+
+    def note(self, number: int, seconds: float, is_unanswered: bool) -> None:
+        """Learn from a part of `number` messages. Where nothing is answered small parts would only wait more often."""
+        if is_unanswered:
+            self.size = MOST
+        elif seconds > ANSWER_SECONDS:
+            self.size = max(LEAST, self.size // 2)
+        elif number >= self.size:
+            self.size = min(MOST, self.size * 2)
+
+
+@dataclass
+class Part:
+    """Messages on their way; `waiting` has their outcomes by token."""
+
+    sent_at: float
+    waiting: dict[str, "asyncio.Future[Outcome]"] = field(default_factory=dict)
+
+
 class Publisher:
     """Publishes many messages at once over one connection; every message gets an Outcome."""
 
@@ -76,6 +104,7 @@ class Publisher:
         self._prefix = nc.new_inbox()
         self._numbers = itertools.count(1)
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._pace = Pace()
 
     async def start(self) -> "Publisher":
         """Listen for acknowledgements; nats-py renews the subscription after a reconnect."""
@@ -85,17 +114,27 @@ class Publisher:
     async def publish(self, messages: Sequence[Message], timeout_seconds: float) -> list[Outcome]:
         """Publish in order; return the outcomes in the same order. Never raises for a single message.
 
-        `timeout_seconds` is for each window of messages. After an unknown outcome the message may still be
+        `timeout_seconds` is for each part of the messages (`Pace`). After an unknown outcome the message may still be
         stored, later: only a publish with Nats-Expected-Last-Subject-Sequence can safely be repeated.
         """
         outcomes: list[Outcome] = []
-        for window in chunks(messages, WINDOW):
-            waiting = {}
-            for message in window:
-                token, future = await self._send(message)
-                waiting[token] = future
-            outcomes += await self._collect(waiting, timeout_seconds)
-        return outcomes
+        before: Part | None = None
+        first = 0
+        while first < len(messages):
+            end = first + self._pace.size
+            part = await self._send_part(messages[first:end])
+            first = end
+            if before:
+                outcomes += await self._collect(before, timeout_seconds)
+            before = part
+        return outcomes + (await self._collect(before, timeout_seconds) if before else [])
+
+    async def _send_part(self, messages: Sequence[Message]) -> "Part":
+        part = Part(time.monotonic())
+        for message in messages:
+            token, future = await self._send(message)
+            part.waiting[token] = future
+        return part
 
     async def _send(self, message: Message) -> tuple[str, asyncio.Future[Outcome]]:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -123,15 +162,15 @@ class Publisher:
             return Outcome(text=str(error))
         return None
 
-    async def _collect(
-        self, waiting: Mapping[str, asyncio.Future[Outcome]], timeout_seconds: float
-    ) -> list[Outcome]:
-        await asyncio.wait(waiting.values(), timeout=timeout_seconds)
-        for token, future in waiting.items():
+    async def _collect(self, part: "Part", timeout_seconds: float) -> list[Outcome]:
+        await asyncio.wait(part.waiting.values(), timeout=timeout_seconds)
+        for token, future in part.waiting.items():
             self._waiting.pop(token, None)
             if not future.done():
                 future.set_result(UNKNOWN)
-        return [future.result() for future in waiting.values()]
+        outcomes = [future.result() for future in part.waiting.values()]
+        self._pace.note(len(outcomes), time.monotonic() - part.sent_at, UNKNOWN in outcomes)
+        return outcomes
 
     async def _resolve(self, message: Msg) -> None:
         future = self._waiting.pop(message.subject.rsplit(".", 1)[1], None)

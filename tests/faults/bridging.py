@@ -16,6 +16,7 @@ from uuid import UUID, uuid5
 
 import psycopg
 
+from bridge import setup, topology
 from bridge.connection import Client, Link
 from bridge.setup import read_info
 from pg.errors import Unreachable
@@ -78,6 +79,22 @@ class Bridging:
         """What the bucket holds of our agents."""
         known = set(self.agents)
         return {key: number for key, number in self.link.call(read_bucket, 60).items() if key[0] in known}
+
+    def kv_or_none(self) -> dict[tuple[UUID, str], int] | None:
+        """As `kv`; None while the servers elect a leader."""
+        with suppress(Exception):
+            return self.kv()
+        return None
+
+    def is_set_up(self) -> bool:
+        """Whether the bridge has made the buckets and their FLUSH streams."""
+
+        async def look(client: Client) -> bool:
+            return all([await setup.read_consumer(client, item) for item in topology.consumers().values()])
+
+        with suppress(Unreachable):
+            return self.link.call(look, 5)
+        return False
 
     def outbox_rows(self) -> int:
         with suppress(psycopg.OperationalError):

@@ -1,0 +1,85 @@
+"""A JetStream cluster of three whose leaders are killed while relay and flusher work: nothing lost, stale or twice."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bridge import topology
+from tests.bridge.conftest import wait_until
+from tests.faults.bridging import ROOT, Bridging, choose
+from tests.faults.nats_cluster import running_cluster
+
+pytestmark = [pytest.mark.servers, pytest.mark.deep]
+
+
+@pytest.fixture
+def cluster(own_home):
+    with running_cluster(own_home) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def bridging(own_database, cluster, tmp_path):
+    made = Bridging(own_database.url, cluster.url, tmp_path)
+    yield made
+    made.end()
+
+
+def setup(bridging, *options, replicas=3):
+    """Run `bridge setup` as an operator does; return its steps."""
+    command = [sys.executable, "manage.py", "bridge", "setup", "--json", *options]
+    environ = {**bridging.environ, "MISTERSMITH_NATS_REPLICAS": str(replicas)}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)["steps"]
+
+
+def replicas(bridging):
+    async def look(client):
+        infos = await client.jetstream.streams_info()
+        return {info.config.name: info.config.num_replicas for info in infos}
+
+    return bridging.link.call(look, 30)
+
+
+def test_setup_spreads_over_the_cluster_sees_drift_and_grows_from_one_replica(bridging, cluster, faults):
+    setup(bridging, replicas=1)
+    assert set(replicas(bridging).values()) == {1}
+    plan = setup(bridging, "--dry-run")
+    assert {step["action"] for step in plan} == {"update"}
+    assert all("num_replicas is 1, declared 3" in step["why"] for step in plan)
+    bridging.put(bridging.agents[0], "kv", 1)
+    setup(bridging)
+    found = replicas(bridging)
+    assert found == {item.stream: min(3, item.replicas) for item in topology.declared()}
+    wait_until(lambda: all(node.server.is_healthy() for node in cluster.nodes), 60)
+    assert setup(bridging, "--dry-run") == []
+    faults.kill("leader", cluster.leader_of(bridging.link, "KV_AGENT_STATE"))
+    wait_until(lambda: bridging.kv_or_none() == {(bridging.agents[0], "kv"): 1}, 60)
+    faults.did(streams=len(found))
+    faults.wrong(lost=0 if bridging.kv() else 1)
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(5, id="short"), pytest.param(60, id="60-s")])
+def test_leaders_are_killed_while_both_sides_write(bridging, cluster, faults, seconds):
+    """kill -9 of the node that leads a bucket, its FLUSH stream, the events, or the cluster; back when all are in step."""
+    bridging.prepare()
+    bridging.start_bridge()
+    wait_until(bridging.leads, 60)
+    wait_until(lambda: bridging.is_set_up(), 60)
+    chosen = choose(2, {"KV_AGENT_STATE": 2, "FLUSH_AGENT_STATE": 2, "AGENT_STATE": 1})
+    deadline, turns = time.monotonic() + seconds, 0
+    with bridging.writers():
+        while turns < 3 or time.monotonic() < deadline:
+            victim = cluster.leader_of(bridging.link, next(chosen))
+            faults.kill("leader", victim)
+            time.sleep(0.5)
+            victim.start()
+            cluster.wait_until_whole()
+            turns += 1
+    bridging.settle()
+    bridging.count(faults)
+    bridging.reconcile()
