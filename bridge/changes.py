@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from bridge.headers import AGENT_EPOCH, MARKER, OPERATION, SOURCE, SYNC_ORIGIN, TTL
 
@@ -15,8 +15,7 @@ class Unreadable(ValueError):
     """A message that means nothing that could be applied."""
 
 
-@dataclass(frozen=True)
-class Letter:
+class Letter(NamedTuple):
     """A message as it was stored: of any stream, from a consumer or out of the dead letters. `sequence` and `epoch`
     are the stream's; `deliveries` counts from 1."""
 
@@ -30,8 +29,7 @@ class Letter:
     reply: str = ""
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One key's new value, as JSON text; None: the key is gone. `is_own`: PostgreSQL sent it. `agent_epoch` None: the
     writer named none. `expires_at` None: it stays."""
 

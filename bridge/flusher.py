@@ -13,6 +13,7 @@ from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge import topology
+from bridge.arrays import to_literals
 from bridge.changes import Change, Letter, Unreadable, newest, read_change
 from bridge.dead_letters import bury, is_poison
 from bridge.keys import is_fence
@@ -103,8 +104,8 @@ def apply_newest(
     """Apply one change per key; return those without an agent or session to belong to."""
     identities = [identity for change in changes if (identity := target.parse(change.key))]
     hold_epochs(db, changes, identities)
-    execute(db, target.query("lock"), target.identities(identities))
-    places = execute(db, target.query("flush"), parameters(target, changes, identities))
+    execute(db, target.query("lock"), to_literals(target.identities(identities)))
+    places = execute(db, target.query("flush"), to_literals(parameters(target, changes, identities)))
     verdicts: dict[str, list[Change]] = {}
     for place, verdict in places:
         verdicts.setdefault(verdict, []).append(changes[place])
@@ -147,4 +148,4 @@ def parameters(
 def fence(db: BaseDatabaseWrapper, target: Target, changes: Sequence[Change]) -> None:
     """Refuse the writes of agents that a successor has replaced."""
     identities = [identity for change in changes if (identity := target.parse(change.key))]
-    execute(db, target.query("fence"), parameters(target, changes, identities))
+    execute(db, target.query("fence"), to_literals(parameters(target, changes, identities)))

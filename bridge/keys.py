@@ -27,6 +27,8 @@ def encode_token(text: str) -> str:
 
 def decode_key(encoded: str) -> str:
     """Return the state key; bytes that are no UTF-8 (nobody's encoding made them) become U+FFFD."""
+    if "=" not in encoded:
+        return encoded
     return ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), encoded.encode()).decode(
         errors="replace"
     )

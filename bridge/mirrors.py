@@ -1,15 +1,19 @@
 """Which table each bucket mirrors, in the words that reconcile needs. The triggers in sql/0001_*.sql say the same; a
 test holds one against the other."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge.keys import decode_key, encode_key
+
+IDENTIFIER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
 @dataclass(frozen=True)
@@ -33,19 +37,19 @@ class Mirror:
 
     def parse(self, key: str) -> tuple[Any, ...] | None:
         """Return the identity that `key` names; None when no row could have it."""
-        parts = key.split(".", 1) if len(self.identity) == 2 else [key]
-        if len(parts) != len(self.identity):
-            return None
-        try:
-            agent_or_task = UUID(parts[0])
-        except ValueError:
-            return None
-        rest = tuple(decode_key(part) for part in parts[1:])
-        if str(agent_or_task) != parts[0] or any(
-            encode_key(t) != p for t, p in zip(rest, parts[1:], strict=True)
-        ):
-            return None
-        return (agent_or_task, *rest) if all("\x00" not in text for text in rest) else None
+        return parse_key(key, has_text=len(self.identity) == 2)
+
+
+@lru_cache(maxsize=50_000)
+def parse_key(key: str, has_text: bool) -> tuple[Any, ...] | None:
+    """Return what a key is made of: an id and, with `has_text`, a state key; None when no row could have it."""
+    first, dot, rest = key.partition(".")
+    if not IDENTIFIER.match(first) or bool(dot) != has_text:
+        return None
+    if not has_text:
+        return (UUID(first),)
+    text = decode_key(rest)
+    return (UUID(first), text) if text and encode_key(text) == rest and "\x00" not in text else None
 
 
 @dataclass(frozen=True)

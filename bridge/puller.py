@@ -72,7 +72,10 @@ class Puller:
             if not self._open():
                 await self._ask(most)
         found = [self._come.popleft() for _ in range(min(most, len(self._come)))]
-        return Pulled([to_letter(message, self._epoch) for message in found], pending_after(found))
+        pending = pending_after(found)
+        if pending:
+            await self._ask(most)  # the next batch comes while this one is worked on
+        return Pulled([to_letter(message, self._epoch) for message in found], pending)
 
     async def _wait_until(self, deadline: float) -> bool:
         """Wait for the next message or word of the server; False when the deadline came first."""
@@ -94,7 +97,7 @@ class Puller:
         return sum(left for left, _ in self._asked.values())
 
     async def _ask(self, most: int) -> None:
-        """Ask for what is missing to `most`. A later batch is on its way while an earlier one is worked on."""
+        """Ask for what is missing to `most`."""
         missing = most - self._open()
         if missing <= 0 or len(self._come) >= most:
             return

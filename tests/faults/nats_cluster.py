@@ -1,4 +1,4 @@
-"""Three nats-servers on this machine that make one JetStream cluster, as shipped: no `sync_interval`, replicas instead."""
+"""Three nats-servers on this machine in one JetStream cluster, as shipped: replicas instead of `sync_interval`."""
 
 import json
 import urllib.request
@@ -80,7 +80,9 @@ class Cluster:
     def wait_until_whole(self) -> None:
         """Wait until all nodes have caught up and one of them leads the cluster."""
         wait_until(lambda: all(node.server.is_healthy() for node in self.nodes), SECONDS)
-        wait_until(lambda: self.meta().get("cluster_size") == len(self.nodes) and self.meta().get("leader"), SECONDS)
+        wait_until(
+            lambda: self.meta().get("cluster_size") == len(self.nodes) and self.meta().get("leader"), SECONDS
+        )
 
     def meta(self) -> dict[str, Any]:
         return self.nodes[0].server.jsz().get("meta_cluster", {})

@@ -65,7 +65,7 @@ def test_setup_spreads_over_the_cluster_sees_drift_and_grows_from_one_replica(br
 
 @pytest.mark.parametrize("seconds", [pytest.param(5, id="short"), pytest.param(60, id="60-s")])
 def test_leaders_are_killed_while_both_sides_write(bridging, cluster, faults, seconds):
-    """kill -9 of the node that leads a bucket, its FLUSH stream, the events, or the cluster; back when all are in step."""
+    """kill -9 of the node that leads a bucket, its FLUSH stream or the events; the next when all are in step."""
     bridging.prepare()
     bridging.start_bridge()
     wait_until(bridging.leads, 60)
