@@ -4,8 +4,10 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
 from django.db.models import QuerySet
+from django.forms import HiddenInput, IntegerField, ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -25,6 +27,7 @@ from agents.models import (
 )
 from agents.registry import resume_agent, suspend_agent, terminate_agent
 from agents.rollback import plan_roll_back, roll_back, show
+from agents.state import yield_to_agents
 from operators.audit import Actor
 from operators.confirm import ReasonForm
 from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin, TimeWindowFilter
@@ -106,8 +109,32 @@ class AgentAdmin(BigTableAdmin):
                 self.message_user(request, f"{moved.agent_name} is {moved.status}.")
 
 
+class StateForm(ModelForm):
+    """An edit of a value that the operator has seen: it is refused where the value moved since the page was opened."""
+
+    seen_version = IntegerField(widget=HiddenInput, required=False)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not self.instance._state.adding:
+            self.fields["seen_version"].initial = self.instance.version
+
+    def clean(self) -> dict[str, Any]:
+        if not self.instance._state.adding:
+            now = AgentState.objects.select_for_update().filter(pk=self.instance.pk).first()
+            if now is None or now.version != self.cleaned_data.get("seen_version"):
+                found = "it was deleted" if now is None else f"it is {show(now.state_value, 400)} now"
+                raise ValidationError(
+                    f"The value changed since you opened this page: {found}. Open the page again."
+                )
+        return super().clean() or {}
+
+
 @admin.register(AgentState)
 class AgentStateAdmin(BigTableAdmin):
+    """Agents write state too: an edit never replaces what the operator has not seen, in either store."""
+
+    form = StateForm
     related = [Related("Agent", "agents.agent", "agent_id", "agent_id")]
     list_display = ["state_key", "agent", "version", "updated_at", "expires_at"]
     list_select_related = ["agent"]
@@ -125,6 +152,21 @@ class AgentStateAdmin(BigTableAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return [*self.readonly_fields, "agent", "state_key"] if obj else self.readonly_fields
+
+    def save_model(self, request: HttpRequest, obj: AgentState, form: Any, change: bool) -> None:
+        with transaction.atomic():
+            yield_to_agents()
+            super().save_model(request, obj, form, change)
+
+    def delete_model(self, request: HttpRequest, obj: AgentState) -> None:
+        with transaction.atomic():
+            yield_to_agents()
+            super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[AgentState]) -> None:
+        with transaction.atomic():
+            yield_to_agents()
+            super().delete_queryset(request, queryset)
 
 
 @admin.register(Checkpoint)

@@ -67,6 +67,13 @@ def _size_bytes(value: Any) -> int:
         raise Refused(f"state value is not JSON: {error}") from error
 
 
+def yield_to_agents() -> None:
+    """For the rest of this transaction: where an agent wrote a key to KV that the writer here had not seen, the agent's
+    value stays, here too, and both are kept as a conflict (docs/bridge.md, Conflicts)."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('bridge.strategy', 'reject', true)")
+
+
 def hold_epoch(agent_id: UUID, epoch: int) -> None:
     """Refuse an older incarnation, and hold the epoch until the transaction ends. Writers share the lock."""
     with connection.cursor() as cursor:

@@ -1,12 +1,13 @@
 """Messages that cannot be applied are set apart with their error, in the transaction that did not apply them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from django.db import DatabaseError, DataError, IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge.changes import Letter
+from bridge.headers import SOURCE
 from bridge.session import execute
 
 # SQLSTATE classes of what is wrong with the message itself: data, constraints, limits of the server
@@ -49,6 +50,20 @@ def bury(db: BaseDatabaseWrapper, consumer: str, stream: str, errors: Iterable[t
                 letter.deliveries,
             ],
         )
+
+
+SET_APART = """
+SELECT subject, max(split_part(headers ->> %s, ' ', 2)::bigint) FROM bridge.dead_letters
+WHERE stream = %s AND subject = ANY(%s) AND headers ->> %s ~ '^\\S+ \\d{1,18} ' GROUP BY subject
+"""
+
+
+def read_set_apart(db: BaseDatabaseWrapper, bucket: str, keys: Sequence[str]) -> dict[str, int]:
+    """Return the keys of a bucket of which writes are set apart, with the newest revision among them."""
+    prefix = f"$KV.{bucket}."
+    subjects = [prefix + key for key in keys]
+    found = execute(db, SET_APART, [SOURCE, f"FLUSH_{bucket}", subjects, SOURCE])
+    return {subject.removeprefix(prefix): revision for subject, revision in found}
 
 
 def clean(text: str) -> str:

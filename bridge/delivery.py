@@ -7,8 +7,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from django.utils import timezone
-
 from bridge import topology
 from bridge.connection import Client
 from bridge.headers import EXPECTED, OPERATION, SYNC_ID, SYNC_ORIGIN, TRACEPARENT, TTL
@@ -48,9 +46,7 @@ def trace_of(row: Row) -> dict[str, str]:
 
 def find_seconds_left(row: Row) -> int | None:
     """Return the rest of the value's time, rounded up, 0 when it is over; None: it does not expire."""
-    if row.expires_at is None:
-        return None
-    return max(0, math.ceil((row.expires_at - timezone.now()).total_seconds()))
+    return None if row.seconds_left is None else max(0, math.ceil(row.seconds_left))
 
 
 def is_superseded(row: Row, last: Last) -> bool:

@@ -3,7 +3,7 @@
 Signals only say which keys to look at. On commit the newest outbox row of each is read, and that row is published under
 its own id by the relay's compare-and-set: two processes whose callbacks run in reverse order end at the newer value.
 Nothing is deleted and nothing is raised: whatever fails here, the relay does. It waits at most
-BRIDGE_FAST_PATH_WAIT_MS for NATS, and not at all for a few seconds after NATS did not answer.
+BRIDGE_FAST_PATH_WAIT_MS for NATS, and not at all for a few seconds after NATS did not answer three times in a row.
 """
 
 import logging
@@ -77,9 +77,10 @@ class CommitHook:
         try:
             if 0 < len(self.keys) <= MAX_KEYS and not breaker.is_open():
                 push(self.using, self.keys)
+                breaker.reset()
             link().send(WAKE_SUBJECT)
         except Unreachable as error:
-            breaker.trip()
+            breaker.miss() if link().is_connected() else breaker.trip()
             log.debug("left to the relay: %s", error)
         except Exception as error:  # the caller's work is committed: nothing here may fail it
             log.debug("left to the relay: %s", error, exc_info=True)
@@ -120,7 +121,7 @@ async def publish_newest(client: Client, rows: Sequence[Row], timeout_seconds: f
     return sum(outcome.is_stored for outcome in outcomes)
 
 
-breaker = Breaker()
+breaker = Breaker(misses=3)
 
 
 # -- Django's signals -------------------------------------------------------------------------------------------

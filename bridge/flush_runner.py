@@ -123,7 +123,7 @@ class Flusher(Part):
         self.lags.add(
             (now - letter.stored_at).total_seconds() for letter in letters if letter.deliveries == 1
         )
-        for name in ("read", "applied", "replaced", "stale", "own", "fenced", "dead"):
+        for name in ("read", "applied", "replaced", "stale", "own", "fenced", "ended", "dead"):
             setattr(self.totals, name, getattr(self.totals, name) + getattr(done, name))
         if done.dead or done.fenced:
             log.warning(
@@ -152,7 +152,10 @@ class Flusher(Part):
 
     def figures(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self.totals, name) for name in ("read", "applied", "stale", "fenced", "dead")},
+            **{
+                name: getattr(self.totals, name)
+                for name in ("read", "applied", "stale", "fenced", "ended", "dead")
+            },
             "pending": self.pending,
             "unsettled": self.unsettled,
             "lag_ms": self.lags.quantiles(),

@@ -20,16 +20,14 @@ from bridge.keys import is_fence
 from bridge.session import execute, savepoint, transaction
 from bridge.targets import QUERIES, Identity, Target
 
-UNKNOWN = {
-    "AGENT_STATE": "no such agent: its key begins with an id that is not registered",
-    "SESSION_DATA": "no such session: it was revoked, rotated, or has expired",
-}
+UNKNOWN = "no such agent: its key begins with an id that is not registered"
 
 
 @dataclass
 class Flushed:
     """What became of a batch. `replaced`: by a later change of their key in the same batch; `stale`: PostgreSQL had
-    them or later ones; `own`: PostgreSQL's own, run out, or no state; `waiting` must be delivered again."""
+    them or later ones; `own`: PostgreSQL's own, run out, or no state; `ended`: data of a session that is over;
+    `waiting` must be delivered again."""
 
     read: int = 0
     applied: int = 0
@@ -37,6 +35,7 @@ class Flushed:
     stale: int = 0
     own: int = 0
     fenced: int = 0
+    ended: int = 0
     dead: int = 0
     waiting: list[Letter] = field(default_factory=list)
 
@@ -101,7 +100,8 @@ def apply_all(
 def apply_newest(
     db: BaseDatabaseWrapper, target: Target, changes: Sequence[Change], read: int, done: Flushed
 ) -> list[tuple[Letter, str]]:
-    """Apply one change per key; return those without an agent or session to belong to."""
+    """Apply one change per key; return those without an agent to belong to. A session ends at any moment, and what its
+    agent wrote a moment later is nobody's fault: that is dropped, in KV too."""
     identities = [identity for change in changes if (identity := target.parse(change.key))]
     hold_epochs(db, changes, identities)
     execute(db, target.query("lock"), to_literals(target.identities(identities)))
@@ -118,7 +118,13 @@ def apply_newest(
     done.fenced += len(fenced)
     done.replaced += read - len(changes)
     done.applied += len(changes) - len(places)
-    return [(change.letter, UNKNOWN[target.bucket]) for change in unknown]
+    if target.keeps_unknown:
+        return [(change.letter, UNKNOWN) for change in unknown]
+    if unknown:
+        done.ended += len(unknown)
+        keys = {"keys": [c.key for c in unknown], "revisions": [c.revision for c in unknown]}
+        execute(db, target.query("end"), to_literals(keys))
+    return []
 
 
 def hold_epochs(db: BaseDatabaseWrapper, changes: Sequence[Change], identities: Sequence[Identity]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,6 +11,9 @@ from bridge.models import Op
 from bridge.publisher import Last
 
 COLUMNS = "outbox_id, target, key, op, base_revision, payload, strategy, expires_at"
+SECONDS_LEFT = (
+    "CASE WHEN isfinite(o.expires_at) THEN extract(epoch FROM o.expires_at - clock_timestamp())::float8 END"
+)
 NOT_HELD = "NOT EXISTS (SELECT FROM bridge.quarantine q WHERE q.target = o.target AND q.key = o.key)"
 RECENT_IDS = 2_000  # how far back the fast path looks for the rows of a commit that is just over
 
@@ -26,7 +28,8 @@ class Slot(NamedTuple):
 @dataclass(frozen=True)
 class Row:
     """One row of bridge.outbox. `payload` is JSON text; None for a delete. `strategy` None: as the rules say;
-    `expires_at` None: the value does not expire."""
+    `seconds_left` None: the value does not expire;
+    when the row was read, by PostgreSQL's clock."""
 
     outbox_id: int
     target: str
@@ -35,7 +38,7 @@ class Row:
     base_revision: int | None
     payload: str | None
     strategy: str | None = None
-    expires_at: datetime | None = None
+    seconds_left: float | None = None
     age_seconds: float = 0.0  # when it was read
 
     @property
@@ -57,8 +60,8 @@ def read_rows(db: BaseDatabaseWrapper, limit: int) -> list[Row]:
     """Return the oldest rows that no quarantined row of their key holds back."""
     with db.cursor() as cursor:
         cursor.execute(
-            "SELECT outbox_id, target, key, op::text, base_revision, payload::text, strategy, expires_at,"
-            " extract(epoch FROM clock_timestamp() - created_at)::float8 FROM bridge.outbox o"
+            "SELECT outbox_id, target, key, op::text, base_revision, payload::text, strategy,"
+            f" {SECONDS_LEFT}, extract(epoch FROM clock_timestamp() - created_at)::float8 FROM bridge.outbox o"
             f" WHERE {NOT_HELD} ORDER BY outbox_id LIMIT %s",
             [limit],
         )
@@ -71,7 +74,8 @@ def read_newest(db: BaseDatabaseWrapper, keys: Iterable[tuple[str, str]]) -> lis
     with db.cursor() as cursor:
         cursor.execute(
             "SELECT DISTINCT ON (o.target, o.key)"
-            " o.outbox_id, o.target, o.key, o.op::text, o.base_revision, o.payload::text, o.strategy, o.expires_at"
+            " o.outbox_id, o.target, o.key, o.op::text, o.base_revision, o.payload::text, o.strategy,"
+            f" {SECONDS_LEFT}"
             " FROM bridge.outbox o JOIN unnest(%s::text[], %s::text[]) w (target, key) USING (target, key)"
             f" WHERE o.outbox_id > (SELECT max(outbox_id) - %s FROM bridge.outbox) AND o.op <> 'E' AND {NOT_HELD}"
             " ORDER BY o.target, o.key, o.outbox_id DESC",

@@ -13,19 +13,22 @@ Identity = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Target:
-    """`identities` turns the identities of keys into parameters; `name` is the end of its queries' names."""
+    """`identities` turns the identities of keys into parameters; `name` is the end of its queries' names;
+    `keeps_unknown`: a write without an agent or
+    session to belong to is set apart; else it is dropped."""
 
     bucket: str
     name: str
     mirror: Mirror
     identities: Callable[[Sequence[Identity]], Mapping[str, Any]]
+    keeps_unknown: bool = True
 
     def parse(self, key: str) -> Identity | None:
         """Return what `key` names; None when no row could have it."""
         return self.mirror.parse(key)
 
     def query(self, what: str) -> str:
-        """Return the SQL that will `lock`, `flush`, `fence` or `settle` keys of this bucket."""
+        """Return the SQL that will `lock`, `flush`, `fence`, `end` or `settle` keys of this bucket."""
         return QUERIES.text(f"{what}_{self.name}")
 
 
@@ -46,5 +49,7 @@ def mirror_of(bucket: str) -> Mirror:
 
 TARGETS = {
     "AGENT_STATE": Target("AGENT_STATE", "agent_state", mirror_of("AGENT_STATE"), state_identities),
-    "SESSION_DATA": Target("SESSION_DATA", "session_data", mirror_of("SESSION_DATA"), session_identities),
+    "SESSION_DATA": Target(
+        "SESSION_DATA", "session_data", mirror_of("SESSION_DATA"), session_identities, keeps_unknown=False
+    ),
 }

@@ -153,6 +153,12 @@ WITH given AS MATERIALIZED (
 INSERT INTO bridge.outbox (target, key, op, base_revision, payload, strategy)
 SELECT 'SESSION_DATA', b.key, 'U', b.revision, b.session_data, 'reject' FROM before b
 
+-- name: end_session_data
+-- Data for a session that is not there (any more): KV forgets it, unless somebody writes again meanwhile.
+INSERT INTO bridge.outbox (target, key, op, base_revision)
+SELECT 'SESSION_DATA', g.key, 'D', g.revision FROM unnest(%(keys)s::text[], %(revisions)s::bigint[]) AS g (key, revision)
+ORDER BY g.key
+
 -- name: settle_session_data
 -- An ended session needs no position: nothing of it is applied.
 UPDATE sessions.active s SET kv_epoch = c.kv_epoch, kv_revision = g.revision
@@ -161,14 +167,15 @@ WHERE c.bucket = 'SESSION_DATA' AND s.session_id = g.session_id
   AND (s.kv_epoch, s.kv_revision) < (c.kv_epoch, g.revision)
 
 -- name: note_progress
--- Progress that an agent told, unless later progress is there; `sequence` is its place in the stream.
+-- Progress that an agent told, unless later progress is there; `sequence` is its place in the stream. What the task's
+-- handler said itself has none, and stays: the two have no common clock, and the handler knows better.
 WITH task AS (
   SELECT i.task_type FROM tasks.identity i WHERE i.task_id = %(task_id)s
 ), noted AS (
   UPDATE tasks.queue q SET progress = %(progress)s::jsonb
   FROM task t WHERE q.task_id = %(task_id)s AND q.task_type = t.task_type
     AND q.worker = %(agent_id)s AND q.status = 'running'
-    AND COALESCE((q.progress ->> 'sequence')::bigint, 0) < %(sequence)s
+    AND (q.progress IS NULL OR (q.progress ->> 'sequence')::bigint < %(sequence)s)
   RETURNING 1
 )
 SELECT EXISTS (SELECT FROM task) AS is_known, EXISTS (SELECT FROM noted) AS is_noted

@@ -12,9 +12,9 @@ from django.db import transaction
 
 from agents.models import Agent
 from bridge import connection, setup, topology
+from bridge.comparing import read_leader
 from bridge.fastpath import breaker
 from bridge.publisher import make_last
-from bridge.reconcile import read_leader
 from bridge.session import open_session
 
 

@@ -21,6 +21,7 @@ from bridge.fence import FENCE
 from bridge.models import Conflict
 from bridge.relay import Memory, relay_batch
 from bridge.session import open_session
+from pg.errors import Unreachable
 from tasks.claim import cancel
 from tasks.enqueue import enqueue
 from tasks.models import Task
@@ -232,6 +233,26 @@ def test_after_the_back_off_it_tries_again(monkeypatch):
     monkeypatch.setattr(breaking.time, "monotonic", lambda: now + BACK_OFF_SECONDS + 1)
     assert not breaker.is_open()
     breaker.reset()
+
+
+def test_a_server_that_is_slow_for_a_moment_is_asked_again(jetstream, monkeypatch):
+    """Beside a bulk update one save in hundreds waits in vain; the next must not be left to the relay for that."""
+    connection.call(noop)  # the link is up
+    monkeypatch.setattr(fastpath, "push", too_late)
+    for number in range(2):
+        register_agent("reader", f"reader-{number}")
+        assert not breaker.is_open()
+    register_agent("reader", "reader-3")
+    assert breaker.is_open()
+    breaker.reset()
+
+
+def too_late(*arguments):
+    raise Unreachable("no answer in time")
+
+
+async def noop(client):
+    pass
 
 
 def test_whatever_breaks_in_the_callback_the_caller_never_sees_it(jetstream, monkeypatch):

@@ -361,14 +361,17 @@ def test_a_session_s_data_comes_from_kv_and_its_delete_empties_it(opened, sessio
     assert outbox() == []
 
 
-def test_data_for_a_session_that_ended_is_set_apart(opened, session):
+def test_data_for_a_session_that_ended_is_dropped_here_and_in_kv(opened, session):
     relay(session)
     revoke([opened.pk])
     relay(session)
     write("SESSION_DATA", str(opened.pk), {"step": 2})
     done = flush(session, "SESSION_DATA")
-    assert (done.applied, done.dead) == (0, 1)
-    assert "no such session" in DeadLetter.objects.get().error
+    assert (done.applied, done.ended, done.dead) == (0, 1, 0)
+    relay(session)
+    assert value("SESSION_DATA", str(opened.pk)) is None
+    assert flush(session, "SESSION_DATA").own == 0
+    assert (outbox(), DeadLetter.objects.count()) == ([], 0)
 
 
 def test_a_session_s_data_that_is_on_its_way_to_kv_wins_as_the_last_write(opened, session):

@@ -272,6 +272,14 @@ def test_older_progress_and_that_of_another_agent_changes_nothing(agent, other, 
     assert (progress(task)["percent"], reader.totals["stale"]) == (50, 2)
 
 
+def test_what_the_handler_said_itself_stays(agent, task):
+    rows("UPDATE tasks.queue SET progress = %s", json.dumps({"percent": 80, "note": "by the handler"}))
+    reader = ProgressReader()
+    subject = f"tasks.started.{task.pk}.{agent.pk}"
+    reader.read_batch([Letter(subject, b'{"percent": 40}', {}, 7, 5, datetime.now(UTC))])
+    assert (progress(task)["percent"], reader.totals["stale"]) == (80, 1)
+
+
 @pytest.mark.parametrize(
     ("subject", "data", "error"),
     [

@@ -7,15 +7,15 @@ import pytest
 from agents.models import Agent, AgentState
 from agents.state import write_state
 from bridge import connection, reconcile
+from bridge.comparing import is_same_json
 from bridge.fence import FENCE
-from bridge.reconcile import is_same_json
 from bridge.relay import Memory, relay_batch
 from bridge.session import open_session
 from pg.errors import Refused
 from tasks.models import Task
 from tests.bridge.conftest import empty_outbox, look, rows, value
 from tests.bridge.conftest import put as put_as_agent
-from tests.bridge.flushing import flush, wait_for_source
+from tests.bridge.flushing import flush, wait_for_source, write
 
 pytestmark = pytest.mark.usefixtures("committed", "jetstream")
 
@@ -133,6 +133,23 @@ def test_what_an_agent_wrote_is_left_to_the_flusher(in_step, session):
     assert run(session)["AGENT_STATE"] == {"compared": 4, "extra": 4, "repaired": 4}, (
         "a deleted row's position says that its last write was flushed"
     )
+
+
+@pytest.mark.parametrize("key", ["a", "new"])
+def test_what_was_set_apart_waits_for_a_decision_and_is_repaired_when_it_is_dropped(in_step, session, key):
+    name = f"{in_step.pk}.{key}"
+    compared = 3 + (key == "new")
+    write("AGENT_STATE", name, b"{no json")
+    assert flush(session).dead == 1
+    assert run(session)["AGENT_STATE"] == {"compared": compared, "set_apart": 1}
+    (report,) = [r for r in reconcile.reconcile(session, repair=True) if r.bucket == "AGENT_STATE"]
+    assert report.named == [f"AGENT_STATE {name}: set_apart"]
+    rows("DELETE FROM bridge.dead_letters")
+    what = "extra" if key == "new" else "stale"
+    assert run(session)["AGENT_STATE"] == {"compared": compared, what: 1, "repaired": 1}
+    assert value("AGENT_STATE", name) == (None if key == "new" else {"x": 1})
+    assert rows("SELECT kv_value FROM bridge.conflict") == [("{no json",)]
+    assert run(session) == CLEAN
 
 
 def test_rows_on_their_way_are_in_flight_and_left_alone(in_step, session):
