@@ -4,5 +4,5 @@ from pg.operations import RunSQLFile
 
 
 class Migration(migrations.Migration):
-    dependencies = [("bridge", "0004_hydration")]
-    operations = [RunSQLFile("bridge", "0005_state_capture")]
+    dependencies = [("bridge", "0005_hold")]
+    operations = [RunSQLFile("bridge", "0006_state_capture")]
