@@ -17,10 +17,11 @@ from typing import Any, Literal
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge import connection, setup, topology
+from bridge.comparing import Verdict
 from bridge.connection import Client
 from bridge.hold import RESTORING, Restored, read_hold, release
 from bridge.rebuild import plan_rebuild, rebuild
-from bridge.reconcile import Verdict, reconcile
+from bridge.reconcile import reconcile
 from bridge.session import open_session
 from bridge.sources import note_epochs
 from pg.errors import Refused
