@@ -10,7 +10,7 @@ from agents.models import AgentState
 from bridge import connection, setup
 from bridge.fence import FENCE
 from bridge.flush_runner import Flusher
-from bridge.models import DeadLetter, Source
+from bridge.models import Source
 from bridge.part import Part, run_parts
 from bridge.runner import Relay
 from bridge.session import execute, open_session
@@ -110,9 +110,9 @@ def test_a_bucket_that_is_made_anew_is_flushed_again_from_its_first_revision(own
 
 
 def test_session_data_has_a_flusher_of_its_own(jetstream, agent):
-    with running(Flusher("SESSION_DATA")):
-        put("SESSION_DATA", str(agent.pk), {})
-        wait_until(DeadLetter.objects.exists)
+    with running(Flusher("SESSION_DATA")) as flusher:
+        put("SESSION_DATA", str(agent.pk), {})  # no such session
+        wait_until(lambda: flusher.totals.ended == 1)
 
 
 # -- parts -----------------------------------------------------------------------------------------------------
