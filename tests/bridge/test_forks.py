@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from django.db import connection as db
 
+from agents.models import Agent
 from cockpit.servers.ports import free_port
 from tests.bridge.conftest import rows, value, wait_until
 from tests.tasks.conftest import celery  # noqa: F401  (a fixture)
@@ -68,14 +70,12 @@ def test_gunicorn_with_preload(agent, committed, tmp_path):
         print(log.read_text())  # noqa: T201  (pytest shows it with a failure)
 
 
-def test_celery_with_prefork(celery, tmp_path):  # noqa: F811
-    from agents.models import Agent
-    from config.celery import app
-
+def test_celery_with_prefork(celery, broker_url):  # noqa: F811
     agent = Agent.objects.create(agent_type="worker", agent_name="forks")
+    app = Celery(broker=broker_url)  # nothing that another test has set
 
     def save(key):
-        app.send_task("forks.save", [str(agent.pk), key])
+        app.send_task("forks.save", [str(agent.pk), key], queue="mistersmith")
         query = "SELECT state_value::text FROM agents.state WHERE state_key = %s"
         try:
             return json.loads(wait_until(lambda: rows(query, key), 60)[0][0])
@@ -86,3 +86,4 @@ def test_celery_with_prefork(celery, tmp_path):  # noqa: F811
     with celery("worker", *options, MISTERSMITH_APPS="tests.bridge.forks") as worker:
         wait_until(lambda: " ready." in worker.log, 60)
         check(agent, saved_by_two(save))
+    app.close()
