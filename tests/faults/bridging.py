@@ -26,6 +26,10 @@ from tests.faults.ledger import Faults
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 90
 SPACE = UUID("00000000-0000-7000-8000-000000000b1d")
+WAITING_FLUSHERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND application_name LIKE 'mistersmith flusher%' AND wait_event_type = 'Lock'"
+)
 BACKENDS = "application_name LIKE 'mistersmith relay' OR application_name LIKE 'mistersmith flusher%'"
 
 
@@ -43,6 +47,8 @@ class Bridging:
         self.by_postgres: dict[tuple[UUID, str], int] = {}  # acknowledged by commit
         self.by_agents: dict[tuple[UUID, str], int] = {}  # acknowledged by JetStream
         self.base = 0
+        self.web_process: subprocess.Popen[bytes] | None = None
+        self.web_log = folder / "web.log"
 
     # -- processes --------------------------------------------------------------------------------------------
     def prepare(self) -> None:
@@ -58,6 +64,54 @@ class Bridging:
             process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=log, stderr=log)
         self.bridges.append(process)
         return process
+
+    def migrate(self) -> None:
+        """Make the schema, where the database is not a clone of the tests' own."""
+        for command in ("migrate", "partitions apply"):
+            argv = [sys.executable, "manage.py", *command.split()]
+            subprocess.run(argv, cwd=ROOT, env=self.environ, capture_output=True, check=True)
+
+    @contextmanager
+    def web(self) -> Iterator[None]:
+        """A process that saves by the ORM, as the web does, until the block ends."""
+        self.start_web()
+        try:
+            yield
+        finally:
+            assert self.web_process is not None
+            self.web_process.kill()
+            self.web_process.wait()
+            self.note_web()
+
+    def start_web(self) -> None:
+        self.web_log.write_bytes(b"")
+        with self.web_log.open("ab") as out:
+            argv = [sys.executable, "-m", "tests.faults.web", str(self.next_base())]
+            self.web_process = subprocess.Popen(
+                [*argv, *map(str, self.agents)], cwd=ROOT, env=self.environ, stdout=out
+            )
+
+    def web_has_saved(self) -> bool:
+        return self.web_log.read_bytes().count(b"\n") > len(self.agents)
+
+    def note_web(self) -> None:
+        """Note what the killed process had been told was saved."""
+        for line in self.web_log.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                number = int(line)
+                self.by_postgres[self.agents[number % len(self.agents)], "web"] = number
+
+    @contextmanager
+    def flusher_waiting(self) -> Iterator[None]:
+        """Hold a row that the flusher has to write, until the block ends or the server does."""
+        agent = self.agents[0]
+        with suppress(psycopg.OperationalError), psycopg.connect(self.dsn) as session:
+            wait_until(lambda: (agent, "kv") in self.state(), PATIENCE_SECONDS)
+            session.execute(
+                "SELECT 1 FROM agents.state WHERE agent_id = %s AND state_key = 'kv' FOR UPDATE", [agent]
+            )
+            wait_until(lambda: self.ask(WAITING_FLUSHERS)[0][0], PATIENCE_SECONDS)
+            yield
 
     def end(self) -> None:
         for process in [*self.bridges, *self.retired]:
@@ -123,7 +177,7 @@ class Bridging:
     def writers(self, pause_seconds: float = 0.002) -> Iterator[None]:
         """Operators and agents write until the block ends; whatever fails is simply tried anew with the next number."""
         is_over = threading.Event()
-        self.base += 1_000_000
+        base = self.next_base()
         loops = (
             self.write_rows,
             self.write_keys,
@@ -131,7 +185,9 @@ class Bridging:
             self.write_both_keys,
             self.write_events,
         )
-        threads = [threading.Thread(target=self._loop, args=(loop, is_over, pause_seconds)) for loop in loops]
+        threads = [
+            threading.Thread(target=self._loop, args=(loop, is_over, pause_seconds, base)) for loop in loops
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -141,10 +197,15 @@ class Bridging:
             for thread in threads:
                 thread.join(60)
 
+    def next_base(self) -> int:
+        """Where the next writers count from: above all numbers before."""
+        self.base += 1_000_000
+        return self.base
+
     def _loop(
-        self, write: Callable[[Any, int], None], is_over: threading.Event, pause_seconds: float
+        self, write: Callable[[Any, int], None], is_over: threading.Event, pause_seconds: float, base: int
     ) -> None:
-        number, session = self.base, None  # a later block counts on, never down
+        number, session = base, None  # a later block counts on, never down
         while not is_over.is_set():
             number += 1
             try:
@@ -293,7 +354,7 @@ async def count_inversions(client: Client) -> int:
     newest: dict[str, int] = {}
     found = 0
     async for message in read_stream(client, "FLUSH_AGENT_STATE"):
-        if message.subject.endswith((".pg", ".kv")) and message.data:
+        if message.subject.endswith((".pg", ".kv", ".web")) and message.data:
             number = json.loads(message.data)
             found += number < newest.get(message.subject, 0)
             newest[message.subject] = number
@@ -307,3 +368,11 @@ def choose(seed: int, weights: dict[str, int]) -> Iterator[str]:
         batch = list(weights) + chance.choices(list(weights), list(weights.values()), k=len(weights))
         chance.shuffle(batch)
         yield from batch
+
+
+def live_for(seconds: float, least: int = 1) -> Iterator[int]:
+    """Give turns, from 1 on, until the time is over, and at least so many."""
+    deadline, turns = time.monotonic() + seconds, 0
+    while turns < least or time.monotonic() < deadline:
+        turns += 1
+        yield turns

@@ -2,20 +2,24 @@
 nothing twice."""
 
 import contextlib
+import json
 import signal
+import socket
 import subprocess
 import time
 
 import pytest
 
+from cockpit.servers.nats import USER
 from pg.errors import Unreachable
 from tests.bridge.conftest import wait_until
-from tests.faults.bridging import BACKENDS, Bridging, choose
+from tests.faults.bridging import BACKENDS, Bridging, choose, live_for
 
 pytestmark = pytest.mark.servers
-short_and_long = pytest.mark.parametrize(
-    "seconds", [pytest.param(5, id="short"), pytest.param(60, id="60-s", marks=pytest.mark.deep)]
-)
+LONG = pytest.param(60, id="60-s", marks=pytest.mark.deep)
+short_and_long = pytest.mark.parametrize("seconds", [pytest.param(5, id="short"), LONG])
+once_and_long = pytest.mark.parametrize("seconds", [pytest.param(0, id="once"), LONG])
+deep_and_long = pytest.mark.parametrize("seconds", [pytest.param(0, id="once", marks=pytest.mark.deep), LONG])
 
 
 @pytest.fixture
@@ -33,24 +37,22 @@ def bridging(own_database, nats, tmp_path):
     made.end()
 
 
-def live_for(seconds):
-    """Give turns until the time is over, and at least four."""
-    deadline, turns = time.monotonic() + seconds, 0
-    while turns < 4 or time.monotonic() < deadline:
-        turns += 1
-        yield turns
-
-
 @short_and_long
 def test_random_kills_and_zombies(bridging, nats, faults, seconds):
-    """kill -9 of nats-server and of the bridge (relay and flusher); a bridge that is stopped, loses its sessions, and
-    comes back after its successor has taken over; backends that are terminated."""
-    with bridging.writers():
-        chosen = choose(1, {"bridge": 2, "nats": 2, "zombie": 1, "backends": 1})
-        for _, what in zip(live_for(seconds), chosen, strict=False):
-            {"bridge": kill_bridge, "nats": kill_nats, "zombie": wake_zombie, "backends": cut_backends}[what](
-                bridging, nats, faults
-            )
+    """kill -9 of nats-server, the bridge (relay and flusher), and a process that saves by the ORM as the web does;
+    a bridge that is stopped, loses its sessions, and comes back after its successor has taken over; backends that are
+    terminated."""
+    kinds = {
+        "bridge": kill_bridge,
+        "nats": kill_nats,
+        "web": kill_web,
+        "zombie": wake_zombie,
+        "backends": cut_backends,
+    }
+    with bridging.writers(), bridging.web():
+        chosen = choose(1, {"bridge": 2, "nats": 2, "web": 1, "zombie": 1, "backends": 1})
+        for _, what in zip(live_for(seconds, least=5), chosen, strict=False):
+            kinds[what](bridging, nats, faults)
             time.sleep(0.5)
     bridging.settle()
     bridging.count(faults)
@@ -62,6 +64,13 @@ def kill_bridge(bridging, nats, faults):
     bridging.retired.append(victim)
     bridging.start_bridge()
     wait_until(bridging.leads, 60)
+
+
+def kill_web(bridging, nats, faults):
+    wait_until(bridging.web_has_saved, 60)
+    faults.kill("web", bridging.web_process)
+    bridging.note_web()
+    bridging.start_web()
 
 
 def kill_nats(bridging, nats, faults):
@@ -89,7 +98,7 @@ def cut_backends(bridging, nats, faults):
     faults.happened("session terminated", len(cut))
 
 
-def test_a_killed_leader_is_followed(bridging, faults):
+def test_a_killed_leader_is_followed_within_five_seconds(bridging, faults):
     """The stand-by is up before; what counts is how soon it leads."""
     bridging.start_bridge()
     standing_by = (
@@ -100,34 +109,39 @@ def test_a_killed_leader_is_followed(bridging, faults):
     with bridging.writers():
         first = bridging.bridges.pop(0)
         faults.kill("leading bridge", first)
+        killed_at = time.monotonic()
         bridging.retired.append(first)
-        wait_until(bridging.leads, 60)
+        wait_until(lambda: bridging.leads(), 5)
+        took = time.monotonic() - killed_at
+    assert took < 5, f"nobody led for {took:.1f} s"
     bridging.settle()
     bridging.count(faults)
 
 
-@pytest.mark.deep
-def test_an_hour_s_writes_while_nats_is_away(bridging, nats, faults):
+@deep_and_long
+def test_an_hour_s_writes_while_nats_is_away(bridging, nats, faults, seconds):
     """36,000 updates of 2,000 keys, 10 a second for an hour, and 200 events; agents cannot write meanwhile."""
-    faults.kill("nats", nats)
-    for step in range(1, 19):
-        bridging.ask(
-            "INSERT INTO agents.state (agent_id, state_key, state_value)"
-            " SELECT a, 'hour.' || n, to_jsonb(%s::int) FROM unnest(%s::uuid[]) a, generate_series(1, 100) n"
-            " ON CONFLICT (agent_id, state_key) DO UPDATE SET state_value = EXCLUDED.state_value",
-            step,
-            bridging.agents,
-        )
-    for status in ("active", "idle") * 5:
-        bridging.ask("UPDATE agents.registry SET status = %s::agent_status_type", status)
-    assert bridging.outbox_rows() >= 36_000
-    faults.did(rows_waiting=bridging.outbox_rows())
-    nats.start()
-    wait_until(bridging.link.is_connected, 30)
-    wait_until(lambda: puts(bridging, bridging.agents[0], "kv", 1), 30)
-    bridging.by_agents[bridging.agents[0], "kv"] = 1
-    bridging.by_postgres = {(agent, f"hour.{n}"): 18 for agent in bridging.agents for n in range(1, 101)}
-    bridging.settle()
+    for turn in live_for(seconds):
+        faults.kill("nats", nats)
+        for step in range(1, 19):
+            bridging.ask(
+                "INSERT INTO agents.state (agent_id, state_key, state_value)"
+                " SELECT a, 'hour.' || n, to_jsonb(%s::int) FROM unnest(%s::uuid[]) a, generate_series(1, 100) n"
+                " ON CONFLICT (agent_id, state_key) DO UPDATE SET state_value = EXCLUDED.state_value",
+                turn * 100 + step,
+                bridging.agents,
+            )
+        for status in ("active", "idle") * 5:
+            bridging.ask("UPDATE agents.registry SET status = %s::agent_status_type", status)
+        assert bridging.outbox_rows() >= 36_000
+        faults.did(rows_waiting=bridging.outbox_rows())
+        nats.start()
+        wait_until(bridging.link.is_connected, 30)
+        wait_until(lambda turn=turn: puts(bridging, bridging.agents[0], "kv", turn), 30)
+        bridging.by_agents[bridging.agents[0], "kv"] = turn
+        for agent in bridging.agents:
+            bridging.by_postgres |= {(agent, f"hour.{n}"): turn * 100 + 18 for n in range(1, 101)}
+        bridging.settle()
     bridging.count(faults)
 
 
@@ -137,60 +151,122 @@ def puts(bridging, agent, key, value):
         return bridging.put(agent, key, value)
 
 
-@pytest.mark.deep
-def test_a_bucket_that_is_deleted_and_made_anew_is_filled_and_flushed_again(bridging, faults):
+@deep_and_long
+def test_a_bucket_that_is_deleted_and_made_anew_is_filled_and_flushed_again(bridging, faults, seconds):
     with bridging.writers():
         time.sleep(1)
-    bridging.settle()
-    bridging.link.call(lambda client: client.jetstream.delete_stream("KV_AGENT_STATE"), 5)
-    faults.happened("bucket deleted")
-    with bridging.writers():
-        wait_until(bridging.has_bucket, 60)
-        time.sleep(1)
-    # what nobody wrote since the deletion is only in PostgreSQL: reconcile fills it in
-    wait_until(lambda: not bridging.outbox_rows(), 60)
-    wait_until(lambda: all(bridging.state().get(key) == n for key, n in bridging.by_agents.items()), 60)
-    bridging.reconcile()
+    for _ in live_for(seconds):
+        bridging.settle()
+        bridging.link.call(lambda client: client.jetstream.delete_stream("KV_AGENT_STATE"), 5)
+        faults.happened("bucket deleted")
+        with bridging.writers():
+            wait_until(bridging.has_bucket, 30)
+            time.sleep(1)
+        # what nobody wrote since the deletion is only in PostgreSQL: reconcile fills it in
+        wait_until(lambda: not bridging.outbox_rows(), 60)
+        wait_until(lambda: all(bridging.state().get(key) == n for key, n in bridging.by_agents.items()), 60)
+        bridging.reconcile()
     bridging.settle()
     bridging.count(faults)
 
 
-def test_a_bridge_that_sleeps_while_thousands_write_catches_up(bridging, faults):
+@once_and_long
+def test_a_bridge_that_sleeps_while_thousands_write_catches_up(bridging, faults, seconds):
     """A slow consumer: what it did not take waits on the server, not in its memory."""
     (bridge,) = bridging.bridges
-    bridge.send_signal(signal.SIGSTOP)
-    faults.happened("bridge asleep")
-    for number in range(1, 3_001):
-        agent = bridging.agents[number % 20]
-        bridging.put(agent, "kv", number)
-        bridging.by_agents[agent, "kv"] = number
+    for _ in live_for(seconds):
+        bridge.send_signal(signal.SIGSTOP)
+        faults.happened("bridge asleep")
+        first = bridging.next_base()
+        for number in range(first, first + 3_000):
+            agent = bridging.agents[number % 20]
+            bridging.put(agent, "kv", number)
+            bridging.by_agents[agent, "kv"] = number
+        with bridging.writers():
+            time.sleep(0.5)
+            bridge.send_signal(signal.SIGCONT)
+            time.sleep(0.5)
+        bridging.settle()
+    bridging.count(faults)
+
+
+BAD_VALUES = [b"{", b"\xff", b'"\\u0000"', b"", b"[" * 10_000]
+BAD_KEYS = ("no-uuid.a", "alone", "00000000-0000-7000-8000-00000000dead.a")
+
+
+@once_and_long
+def test_poison_is_set_apart_and_everything_else_goes_on(bridging, nats, faults, seconds):
+    """Bad JSON, bad keys, unknown agents, values too large for the bucket, messages too large for the server, each
+    between good writes of both sides."""
+    letters, rows = len(BAD_VALUES) + len(BAD_KEYS), 2
     with bridging.writers():
-        time.sleep(0.5)
-        bridge.send_signal(signal.SIGCONT)
-        time.sleep(0.5)
+        for turn in live_for(seconds):
+            for number, data in enumerate(BAD_VALUES):
+                bridging.put(bridging.agents[turn % 20], f"bad{turn}.{number}", data)
+            for key in BAD_KEYS:
+                bridging.link.call(lambda c, k=key: c.jetstream.publish(f"$KV.AGENT_STATE.{k}", b"1"), 5)
+            with pytest.raises(Unreachable, match="maximum allowed"):
+                bridging.put(bridging.agents[0], "kv", b"1" * (3 << 20))
+            assert b"Maximum Payload" in shout(nats.server, b"$KV.AGENT_STATE.too.large", 5 << 20)
+            bridging.ask(
+                "INSERT INTO bridge.outbox (target, key, op, payload) VALUES"
+                " ('AGENT_CONFIG', %s, 'U', to_jsonb(repeat('x', 600000))), ('AGENT_CONFIG', %s, 'D', NULL)",
+                f"x{turn}",
+                f"bad key {turn}",
+            )
+            faults.happened("poison message", letters)
+            faults.happened("message too large", 2)
+            faults.happened("impossible row", rows)
+            wait_until(lambda n=turn * letters: count(bridging, "dead_letters") == n, 30)
+            wait_until(lambda n=turn * rows: count(bridging, "quarantine") == n, 30)
     bridging.settle()
     bridging.count(faults)
 
 
-def test_poison_is_set_apart_and_everything_else_goes_on(bridging, faults):
-    """Bad JSON, bad keys, unknown agents, too large a value, each between good writes of both sides."""
-    agent = bridging.agents[0]
-    bad = [b"{", b"\xff", b'"\\u0000"', b"", b"[" * 10_000]
-    with bridging.writers():
-        for number, data in enumerate(bad):
-            bridging.put(agent, f"bad{number}", data)
-        for key in ("no-uuid.a", "alone", "00000000-0000-7000-8000-00000000dead.a"):
-            bridging.link.call(lambda c, k=key: c.jetstream.publish(f"$KV.AGENT_STATE.{k}", b"1"), 5)
-        bridging.ask(
-            "INSERT INTO bridge.outbox (target, key, op, payload) VALUES"
-            " ('AGENT_CONFIG', 'x', 'U', to_jsonb(repeat('x', 600000))), ('AGENT_CONFIG', 'bad key', 'D', NULL)"
-        )
-        wait_until(lambda: bridging.ask("SELECT count(*) FROM bridge.dead_letters") == [(8,)], 30)
-        wait_until(lambda: bridging.ask("SELECT count(*) FROM bridge.quarantine") == [(2,)], 30)
-    faults.happened("poison message", 8)
-    faults.happened("impossible row", 2)
-    bridging.settle()
-    bridging.count(faults)
+def count(bridging, table):
+    return bridging.ask(f"SELECT count(*) FROM bridge.{table}")[0][0]
+
+
+def shout(server, subject, size):
+    """Publish as a client does that knows no limit; return what the server says before it hangs up."""
+    login = json.dumps({"user": USER, "pass": server.password(), "verbose": False})
+    with socket.create_connection(("127.0.0.1", server.port()), timeout=10) as sock:
+        sock.sendall(f"CONNECT {login}\r\nPUB ".encode() + subject + f" {size}\r\n".encode())
+        return b"".join(iter(lambda: sock.recv(4096), b""))
+
+
+# -- PostgreSQL ---------------------------------------------------------------------------------------------------
+@pytest.fixture
+def postgres(restartable):
+    return restartable("postgres")
+
+
+@deep_and_long
+def test_postgresql_is_killed_and_restarted_while_the_flusher_writes(
+    postgres, nats, tmp_path, faults, seconds
+):
+    """Each time a flusher's transaction is open for certain: it waits for a row that somebody holds."""
+    made = Bridging(postgres.server.url(), nats.server.url(), tmp_path)
+    try:
+        made.migrate()
+        made.prepare()
+        made.start_bridge()
+        wait_until(lambda: made.leads() and made.has_bucket(), 60)
+        with made.writers():
+            for turn in live_for(seconds, least=2):
+                with made.flusher_waiting():
+                    if turn % 2:
+                        faults.kill("postgres", postgres)
+                    else:
+                        postgres.stop()
+                        faults.happened("postgres stopped")
+                postgres.start()
+                wait_until(made.leads, 60)
+                time.sleep(0.5)
+        made.settle()
+        made.count(faults)
+    finally:
+        made.end()
 
 
 # -- the disk of nats-server ------------------------------------------------------------------------------------
@@ -208,25 +284,29 @@ def small_disk(own_home):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.deep
-def test_a_full_disk_of_nats_costs_time_and_nothing_else(small_disk, nats, own_database, tmp_path, faults):
+@deep_and_long
+def test_a_full_disk_of_nats_costs_time_and_nothing_else(
+    small_disk, nats, own_database, tmp_path, faults, seconds
+):
     """PostgreSQL's writes wait in the outbox while JetStream has no room; agents are told that theirs are not in."""
     made = Bridging(own_database.url, nats.server.url(), tmp_path)
     try:
         made.prepare()
         made.start_bridge()
         wait_until(made.leads, 60)
-        with made.writers():
-            ballast = small_disk / "ballast"
-            fill_up(ballast)
-            faults.happened("disk full")
-            time.sleep(3)
-            ballast.unlink()
-            nats.kill()  # a server that met a full disk may have stopped JetStream until its restart
-            nats.start()
-            faults.happened("nats restarted")
-            wait_until(made.link.is_connected, 30)
-            time.sleep(1)
+        ballast = small_disk / "ballast"
+        for _ in live_for(seconds):
+            with made.writers():
+                fill_up(ballast)
+                faults.happened("disk full")
+                time.sleep(3)
+                ballast.unlink()
+                nats.kill()  # a server that met a full disk may have stopped JetStream until its restart
+                nats.start()
+                faults.happened("nats restarted")
+                wait_until(made.link.is_connected, 30)
+                time.sleep(1)
+            made.settle()
         made.settle()
         made.count(faults)
     finally:
