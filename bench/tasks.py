@@ -1,9 +1,13 @@
-"""The task engine beside bare Celery, procrastinate, COPY and plain SKIP LOCKED, in one run on the same servers."""
+"""The task engine beside bare Celery, procrastinate, COPY and plain SKIP LOCKED, in one run on the same servers.
+
+SECTIONS=core,drain measures those alone, and then the file holds no others.
+"""
 
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from bench.task_peers import plain
 from bench.task_peers.processes import PEERS, ROOT, peer_path, running, wait_for
 
 RUNS = 3
+ONCE = ("features", "flatness")  # what does not depend on the moment, or repeats itself
 
 
 def main() -> None:
@@ -21,14 +26,20 @@ def main() -> None:
 
         register_types()
         leaf = leaf_of("echo")
-        for _ in range(report.runs(RUNS)):
-            measure_core(report, found, leaf)
-            measure_enqueue(report, found, leaf)
-            measure_workflow(report)
-            measure_drain(report, found)
-            measure_latency(report, found)
-        measure_features(report, leaf)
-        measure_flatness(report, leaf)
+        sections: dict[str, Callable[[], None]] = {
+            "core": lambda: measure_core(report, found, leaf),
+            "enqueue": lambda: measure_enqueue(report, found, leaf),
+            "workflow": lambda: measure_workflow(report),
+            "drain": lambda: measure_drain(report, found),
+            "latency": lambda: measure_latency(report, found),
+            "features": lambda: measure_features(report, leaf),
+            "flatness": lambda: measure_flatness(report, leaf),
+        }
+        wanted = os.environ.get("SECTIONS", ",".join(sections)).split(",")
+        for number in range(report.runs(RUNS)):
+            for name in wanted:
+                if number == 0 or name not in ONCE:
+                    sections[name]()
 
 
 def empty() -> None:
@@ -224,16 +235,19 @@ WORKER = (
 
 
 def measure_drain(report: Report, found: Installation) -> None:
-    """Tasks per second through two worker processes, one task per claim, the relay running."""
+    """Tasks per second through two worker processes, the relay running: one per claim, then as the engine chooses."""
     tasks = report.rows(5_000, quick=300)
-    ours = drain_ours(found, tasks)
+    ours = drain_ours(found, tasks, most=1)
+    celery = drain_celery(found, tasks)
     report.add("drain", ours, "tasks/s", tasks)
-    report.add_peer("drain", "bare Celery", drain_celery(found, tasks))
+    report.add_peer("drain", "bare Celery", celery)
+    report.add("drain_short", drain_ours(found, tasks, most=50), "tasks/s", tasks)
+    report.add_peer("drain_short", "bare Celery", celery)
     report.add("drain_vs_procrastinate", ours, "tasks/s", tasks)
     report.add_peer("drain_vs_procrastinate", "procrastinate", drain_procrastinate(found, tasks))
 
 
-def drain_ours(found: Installation, tasks: int) -> float:
+def drain_ours(found: Installation, tasks: int, most: int) -> float:
     from tasks import tickets
 
     empty()
@@ -242,7 +256,17 @@ def drain_ours(found: Installation, tasks: int) -> float:
     left = "SELECT count(*) FROM tasks.queue WHERE task_type = 'echo' AND completed_at IS NULL"
     with (
         running(found.home / "bridge.log", "manage.py", "bridge", "run"),
-        running(log, "-m", "celery", "-A", "config", *WORKER, "--queues=tasks", LOG_LEVEL="INFO"),
+        running(
+            log,
+            "-m",
+            "celery",
+            "-A",
+            "config",
+            *WORKER,
+            "--queues=tasks",
+            LOG_LEVEL="INFO",
+            MISTERSMITH_TASKS_MAX_CLAIM=str(most),
+        ),
     ):
         wait_for(lambda: " ready." in log.read_text())
         tickets.send_now(["echo"])
