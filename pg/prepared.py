@@ -5,7 +5,7 @@ psycopg prepares what it runs for the third time. Not where DISABLE_SERVER_SIDE_
 another session for each transaction. A statement run here is not in Django's query log.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -14,10 +14,10 @@ from django.db import connection
 PREPARE_AFTER = 2
 
 
-def run_prepared(text: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+def run_prepared(text: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """Run one statement in the current transaction, or one of its own; return its rows.
 
-    `%s` stands for a value, and wants a cast. Raises Django's DatabaseError and its kind, as Django's cursors do.
+    `%s` or `%(name)s` stands for a value, and wants a cast. Raises Django's DatabaseError and its kind, as Django's cursors do.
     """
     connection.ensure_connection()
     connection.validate_no_broken_transaction()

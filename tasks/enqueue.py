@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
+from pg.prepared import run_prepared
 from pg.queries import Queries
 from tasks import tickets
 from tasks.new_task import After, NewTask, TaskRefused, afters_of, row_of
@@ -14,6 +16,7 @@ from tasks.signals import tasks_changed
 
 QUERIES = Queries("tasks")
 BATCH = 5_000
+NOTHING = {type(None)}
 KEY_ATTEMPTS = 5  # a holder may end between the conflict and the look at who it is
 __all__ = ["After", "NewTask", "TaskRefused", "enqueue", "enqueue_many", "parse_payload"]
 
@@ -41,7 +44,7 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
         return []
     ids: list[UUID] = []
     try:
-        with transaction.atomic():
+        with together(rows, tasks):
             for start in range(0, len(rows), BATCH):
                 ids += _insert(rows[start : start + BATCH])
             _add_dependencies(tasks, rows, ids)
@@ -53,12 +56,20 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
     return ids
 
 
+def together(rows: list[dict[str, Any]], tasks: list[NewTask]) -> AbstractContextManager[None]:
+    """Return a transaction, or a savepoint in the caller's; nothing where one statement does all."""
+    is_one = (
+        len(rows) <= BATCH and not any(row["unique_key"] for row in rows) and not any(map(afters_of, tasks))
+    )
+    return nullcontext() if is_one and not connection.in_atomic_block else transaction.atomic()
+
+
 def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
     """Insert what is to be inserted; return for each row its own id or that of its key's holder."""
     settled: dict[UUID, UUID] = {}
     left = rows
     for _ in range(KEY_ATTEMPTS):
-        stored = {row["task_id"] for row in QUERIES.run("enqueue", _arrays(left))}
+        stored = {task_id for (task_id,) in run_prepared(QUERIES.text("enqueue"), _arrays(left))}
         settled |= {task_id: task_id for task_id in stored}
         left = [row for row in left if row["task_id"] not in stored]
         if not left:
@@ -78,11 +89,13 @@ def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
     return [settled[row["task_id"]] for row in rows]
 
 
-def _arrays(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Turn rows into one array per column, as unnest wants them."""
+def _arrays(rows: list[dict[str, Any]]) -> dict[str, list[Any] | None]:
+    """Turn rows into one array per column, as unnest wants them: it fills up one that is too short with NULL, so that a
+    column of nothing needs none."""
     same = {name: name for name in ("max_retries", "resources", "unique_seconds", "metadata")}
     plural = {"timeout_seconds": "timeouts", "priority": "priorities", **same}
-    return {plural.get(name, f"{name}s"): [row[name] for row in rows] for name in rows[0]}
+    columns = {plural.get(name, f"{name}s"): [row[name] for row in rows] for name in rows[0]}
+    return {name: None if set(map(type, column)) == NOTHING else column for name, column in columns.items()}
 
 
 def _add_dependencies(tasks: list[NewTask], rows: list[dict[str, Any]], ids: list[UUID]) -> None:

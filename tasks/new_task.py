@@ -15,6 +15,8 @@ from tasks.models import Dependency, TaskPriority
 from tasks.payloads import find_fault
 
 IDEMPOTENT_SECONDS = 86_400.0
+PRIORITIES, KINDS = TaskPriority.values, Dependency.Kind.values  # Django makes them anew at each look
+PRIORITIES_RULE = f"must be one of {PRIORITIES}"
 
 
 class TaskRefused(Refused):
@@ -74,17 +76,12 @@ def row_of(task: NewTask) -> dict[str, Any]:
     max_retries = policy.max_retries if task.max_retries is None else task.max_retries
     timeout_seconds = policy.timeout_seconds if task.timeout_seconds is None else task.timeout_seconds
     _require("task_type", task.task_type, 1 <= len(task.task_type) <= 100, "must have 1 to 100 characters")
-    _require("priority", priority, priority in TaskPriority.values, f"must be one of {TaskPriority.values}")
+    _require("priority", priority, priority in PRIORITIES, PRIORITIES_RULE)
     _require("max_retries", max_retries, max_retries >= 0, "must be 0 or more")
     _require("timeout_seconds", timeout_seconds, timeout_seconds > 0, "must be more than 0")
     unique_key, unique_seconds = _key_of(task)
     for after in afters_of(task):
-        _require(
-            "kind",
-            after.kind,
-            after.kind in Dependency.Kind.values,
-            f"must be one of {Dependency.Kind.values}",
-        )
+        _require("kind", after.kind, after.kind in KINDS, f"must be one of {KINDS}")
         _require("name", after.name, after.name is None or after.kind == "data", "only data has a name")
         _require_length("name", after.name, 255)
     for resource in task.resources:

@@ -89,7 +89,7 @@ SELECT task_id, task_type, task_name, payload, priority, scheduled_at, expires_a
        parent_task_id, resources::varchar[], metadata
 FROM given
 WHERE unique_key IS NULL OR task_id IN (SELECT k.task_id FROM keyed k)
-RETURNING task_id
+RETURNING task_id::uuid
 
 -- name: key_holders
 SELECT unique_key, task_id FROM tasks.unique_keys WHERE unique_key = ANY(%(unique_keys)s::text[])
