@@ -17,7 +17,7 @@ PREPARE_AFTER = 2
 def run_prepared(text: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """Run one statement in the current transaction, or one of its own; return its rows.
 
-    `%s` or `%(name)s` stands for a value, and wants a cast. Raises Django's DatabaseError and its kind, as Django's cursors do.
+    `%s` or `%(name)s` stands for a value, and wants a cast. Raises what Django's cursors raise.
     """
     connection.ensure_connection()
     connection.validate_no_broken_transaction()
