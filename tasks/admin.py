@@ -22,6 +22,7 @@ from pg.errors import MisterSmithError, Refused
 from pg.filters import read_moment
 from tasks.claim import cancel
 from tasks.control import retry
+from tasks.known import policy_for
 from tasks.limits import BOUNDS, Bounds, check_limit, remove_limit, set_limit
 from tasks.models import (
     DeadLetter,
@@ -42,6 +43,7 @@ from tasks.models import (
     UniqueKey,
 )
 from tasks.pauses import check_until, pause, pause_queue, resume, resume_queue
+from tasks.payloads import find_fault
 from tasks.retention import STATUSES, keep
 
 
@@ -91,8 +93,21 @@ class PriorityFilter(StatusFilter):
         return queryset.filter(priority=self.value()) if self.value() in TaskPriority.values else queryset
 
 
+class TaskForm(forms.ModelForm):
+    def clean(self) -> Any:
+        """Say of a new payload what the type's JSON Schema says, before anything is enqueued."""
+        values = super().clean() or {}
+        if "task_type" in values and "payload" in values:
+            schema = policy_for(values["task_type"]).payload_schema
+            fault = find_fault(values["payload"], schema) if schema is not None else None
+            if fault:
+                self.add_error("payload", f"does not match the schema of {values['task_type']}: {fault}")
+        return values
+
+
 @admin.register(Task)
 class TaskAdmin(BigTableAdmin):
+    form = TaskForm
     list_display = [
         "task_id",
         "task_type",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from monitoring.defaults import declare_alarm
 from monitoring.registry import Finding, register_check, register_metric
 from pg.queries import Queries
 from tasks import stats
@@ -95,4 +96,12 @@ def register() -> None:
     register_metric("mistersmith_task_workers", "Living worker processes.", read_workers)
     register_metric(
         "mistersmith_tasks_completed_last_minute", "Attempts completed in the last minute.", read_recent
+    )
+    declare_alarm(
+        "a transaction is held open",
+        "mistersmith_database_oldest_transaction_seconds",
+        warning=300,
+        critical=3600,
+        description="What was deleted or updated since cannot be cleaned up: claims slow down with every task.",
+        hint="admin, Monitoring, Sessions: who holds it, and end that session; or manage.py doctor",
     )

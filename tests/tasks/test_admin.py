@@ -118,6 +118,18 @@ def test_a_task_is_run_again_with_another_payload(admin_client):
     assert AuditEntry.objects.get().action == "tasks.enqueue"
 
 
+def test_a_payload_that_does_not_match_its_schema_is_refused_in_the_form(admin_client, handles):
+    handles("strict", len, payload_schema={"type": "object", "required": ["url"]})
+    form = admin_client.get(reverse("admin:tasks_task_add")).context["adminform"].form
+    data = {name: form[name].value() or "" for name in form.fields} | {"task_type": "strict", "payload": "{}"}
+    page = admin_client.post(reverse("admin:tasks_task_add"), data)
+    assert "does not match the schema of strict" in str(page.context["adminform"].form.errors["payload"])
+    assert Task.objects.count() == 0
+    data["payload"] = '{"url": "https://example.org"}'
+    assert admin_client.post(reverse("admin:tasks_task_add"), data).status_code == 302
+    assert Task.objects.get().payload == {"url": "https://example.org"}
+
+
 def test_whoever_may_only_look_cannot_cancel(client):
     user = User.objects.create_user("viewer", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_task"))
