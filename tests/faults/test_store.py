@@ -88,11 +88,11 @@ def restorable():
 
 STEPS = [
     ("recovery.packing", "pack", "after"),
-    ("recovery.stores.local", "copy", "after"),
-    ("recovery.upload", "send_index", "before"),
     *(
         pytest.param(*step, marks=pytest.mark.deep)
         for step in [
+            ("recovery.stores.local", "copy", "after"),
+            ("recovery.upload", "send_index", "before"),
             ("recovery.upload", "enqueue", "after"),
             ("recovery.upload", "send_file", "before"),
             ("recovery.upload", "send_file", "after"),

@@ -75,6 +75,7 @@ def test_what_is_streamed_is_archived_and_a_backup_made_meanwhile_restores(remot
     assert remote.rows_in(plan, place) == moment.rows
 
 
+@pytest.mark.ci  # ends as the one above, by the clock
 def test_the_segment_is_finished_a_minute_after_something_was_written(remote, monkeypatch):
     monkeypatch.setattr(receiving, "SWITCH_SECONDS", 0)
     with Receiver(), remote.connect() as session:

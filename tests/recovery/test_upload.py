@@ -72,6 +72,7 @@ def manage(capsys, *words):
 
 
 # -- there and back -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("url", [pytest.param("folder", marks=pytest.mark.ci), "S3"], indirect=True)
 def test_a_chain_and_its_wal_restore_from_the_store_when_nothing_is_left_here(
     story, place, url, keys, capsys
 ):
