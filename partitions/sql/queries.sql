@@ -25,6 +25,13 @@ JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname || '.' || c.relname 
 WHERE m.table_name = %(table)s AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
 ORDER BY lower
 
+-- name: ahead
+-- Of every table: the partitions that take rows from now on. One look at all of them: a figure of each scrape.
+SELECT r.schema_name || '.' || r.parent_name AS table_name, r.schema_name || '.' || r.partition_name AS name,
+       COALESCE(r.lower_time, '0001-01-01 00:00+00') AS lower, COALESCE(r.upper_time, '9999-12-31 00:00+00') AS upper
+FROM partitions.ranges r
+WHERE NOT r.is_default AND NOT r.detach_pending AND COALESCE(r.upper_time > %(now)s, true)
+
 -- name: dropped
 SELECT a.lower_time AS lower, a.upper_time AS upper FROM partitions.archives a
 WHERE a.table_name = %(table)s AND a.dropped_at IS NOT NULL
