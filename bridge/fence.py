@@ -12,6 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge.hold import IS_FREE
 
+FENCED = "a backup holds the fence, or a restore waits for JetStream"
 FENCE = "hashtext('bridge'), hashtext('fence')"
 LEADER = "hashtext('bridge'), hashtext('relay')"
 

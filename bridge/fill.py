@@ -15,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge import topology
 from bridge.connection import Client, call
-from bridge.fence import shared_fence
+from bridge.fence import FENCED, shared_fence
 from bridge.kv import EXPECTED, value_headers
 from bridge.mirrors import Mirror
 from bridge.publisher import WRONG_LAST_SEQUENCE, Message, Outcome
@@ -114,7 +114,7 @@ def publish(db: BaseDatabaseWrapper, mirror: Mirror, rows: Sequence[Source]) -> 
 
     with shared_fence(db) as held:
         if not held:
-            raise Refused("a backup holds the fence", "run it again when the backup is over")
+            raise Refused(FENCED, "run it again when it is over; doctor: bridge.hold")
         outcomes = call(send, CALL_SECONDS)
     for outcome in outcomes:
         if not outcome.is_stored and outcome.code != WRONG_LAST_SEQUENCE:

@@ -17,7 +17,7 @@ from bridge import fences, setup, topology
 from bridge.comparing import WRONG, Look, Verdict, confirm, examine
 from bridge.connection import Client, call
 from bridge.delivery import ABSENT, is_conflict
-from bridge.fence import shared_fence
+from bridge.fence import FENCED, shared_fence
 from bridge.headers import EXPECTED
 from bridge.keys import is_fence
 from bridge.kv import value_headers
@@ -157,7 +157,7 @@ def publish_repairs(db: BaseDatabaseWrapper, mirror: Mirror, looks: Sequence[Loo
     """Publish what the keys should hold, by compare-and-set; return the keys that were not stored."""
     with shared_fence(db) as held:
         if not held:
-            raise Refused("a backup holds the fence", "run manage.py bridge reconcile again when it is over")
+            raise Refused(FENCED, "run manage.py bridge reconcile again when it is over; doctor: bridge.hold")
         record_lost_writes(db, mirror, looks)
         messages = [repair_message(mirror, look) for look in looks]
         outcomes = call(lambda client: client.publisher.publish(messages, ANSWER_SECONDS), CALL_SECONDS)
