@@ -137,5 +137,16 @@ def skip_lost_ids(db: BaseDatabaseWrapper) -> None:
     )
 
 
+def renumber(db: BaseDatabaseWrapper) -> None:
+    """Give what waits for KV new ids, in the same order: JetStream may have later ones of the same keys, of a future that
+    is lost, and would take these for past. Events keep theirs: by them the relay sees which ones were sent."""
+    columns = "target, key, op, base_revision, payload, created_at, strategy, expires_at"
+    execute(
+        db,
+        "WITH old AS (DELETE FROM bridge.outbox WHERE op <> 'E' RETURNING *)"
+        f" INSERT INTO bridge.outbox ({columns}) SELECT {columns} FROM old ORDER BY outbox_id",
+    )
+
+
 def shared_buckets() -> list[str]:
     return [name for name in topology.buckets() if name in TARGETS]

@@ -9,11 +9,12 @@ moment of which there is no cross-system backup all buckets are made from Postgr
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import nats.js.errors
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge import connection, setup, topology
@@ -32,6 +33,7 @@ from recovery.keeping import How, Keeping, keepings
 from recovery.replay import (
     Replayed,
     hand_to_relay,
+    renumber,
     replay,
     shared_buckets,
     skip_lost_ids,
@@ -125,11 +127,11 @@ def restore_jetstream(db: BaseDatabaseWrapper, plan: Plan, place: Path) -> Done:
     step. Raises NotInStep, SnapshotFailed, Unreachable.
     """
     done = Done()
+    skip_lost_ids(db)
     if plan.mode == "keep":
         keep(db, plan, done)
     else:
         bring_back(db, plan, done, place)
-    skip_lost_ids(db)
     done.outbox_rows = count_outbox(db)
     prove(db, done)
     if not done.problems:
@@ -176,7 +178,7 @@ def put_streams_back(kept: list[Keeping], plan: Plan, stored: Stored) -> list[st
             snapshot = stored.snapshots[stream]
             connection.call(lambda client, s=snapshot, c=changed: put_back(client, s, c), CALL_SECONDS)  # type: ignore[misc]
         if not stream.startswith("KV_"):  # those were taken under the fence
-            connection.call(lambda client, s=stream: cut(client, s, stored.marks[s]), CALL_SECONDS)  # type: ignore[misc]
+            connection.call(lambda client, s=stream: cut(client, stored, s), CALL_SECONDS)  # type: ignore[misc]
     return wanted
 
 
@@ -189,11 +191,12 @@ def settings_of(stored: Stored, stream: str, cluster_size: int, plan: Plan) -> d
     return {"num_replicas": min(config.get("num_replicas", 1), cluster_size), "metadata": metadata}
 
 
-async def cut(client: Client, stream: str, mark: int) -> None:
-    """Delete what a stream holds beyond the mark: it came after the moment."""
-    state = (await client.jetstream.stream_info(stream)).state
-    for sequence in range(max(mark + 1, state.first_seq), state.last_seq + 1):
-        await client.jetstream.delete_msg(stream, sequence)
+async def cut(client: Client, stored: Stored, stream: str) -> None:
+    """Delete what the snapshot holds beyond the mark: it came after the moment. What agents have sent to the restored
+    stream since lies behind all of it, and stays."""
+    for sequence in range(stored.marks[stream] + 1, stored.snapshots[stream].state["last_seq"] + 1):
+        with suppress(nats.js.errors.APIError):  # an earlier try has deleted it, or it ran out
+            await client.jetstream.delete_msg(stream, sequence)
 
 
 def make_the_rest(plan: Plan) -> None:
@@ -244,6 +247,7 @@ def keep(db: BaseDatabaseWrapper, plan: Plan, done: Done) -> None:
         if consumer.name != topology.FLUSHER:
             connection.call(lambda client, c=consumer: client.jetstream.delete_consumer(c.stream, c.name))  # type: ignore[misc]
     make_the_rest(plan)
+    renumber(db)
 
 
 # -- proof --------------------------------------------------------------------------------------------------

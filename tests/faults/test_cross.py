@@ -499,7 +499,12 @@ def test_a_jetstream_that_survived_is_kept_or_replaced_as_asked(world, faults, m
     prepare(world)
     agent = world.agents[0]
     world.put(agent, f"old_{mode}", 1)
+    rename = "UPDATE agents.registry SET agent_name = %s WHERE agent_id = %s"
+    world.ask(rename, f"then {mode}", agent.pk)  # waits in the outbox at the moment
     backup = back_up_cross()
+    world.relay()
+    world.ask(rename, f"later {mode}", agent.pk)
+    world.relay()
     world.put(agent, f"since_{mode}", 1)
     with open_session() as session:
         flush(session)
