@@ -138,8 +138,8 @@ def skip_lost_ids(db: BaseDatabaseWrapper) -> None:
 
 
 def renumber(db: BaseDatabaseWrapper) -> None:
-    """Give what waits for KV new ids, in the same order: JetStream may have later ones of the same keys, of a future that
-    is lost, and would take these for past. Events keep theirs: by them the relay sees which ones were sent."""
+    """Give what waits for KV new ids, in the same order: KV may have later ones of the same keys, of a future that is
+    lost, and these would count as past. Events keep theirs: by them the relay sees which ones were sent."""
     columns = "target, key, op, base_revision, payload, created_at, strategy, expires_at"
     execute(
         db,
