@@ -119,7 +119,9 @@ def look_at_space() -> Iterator[Finding]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_database_size(current_database())")
         database_bytes = cursor.fetchone()[0]
-    needed = expected_bytes(database_bytes, list(Backup.objects.exclude(size_bytes=None)[:1]))
+    needed = expected_bytes(
+        database_bytes, list(Backup.objects.filter(kind=Backup.Kind.LOGICAL).exclude(size_bytes=None)[:1])
+    )
     folder = existing(Path(settings.BACKUP_DIR))
     free = shutil.disk_usage(folder).free
     yield Finding(

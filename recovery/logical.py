@@ -45,7 +45,7 @@ def back_up(jobs: int | None = None) -> Backup:
         backups = catalogue.tidy()
         tools = find_tools(session.info.server_version // 10000)
         backup = begin(server, session, tools)
-        require_space(backup, backups)
+        require_space(backup, [other for other in backups if other.kind == backup.kind])
         with failure_noted(backup):
             make(backup, server, session, tools, jobs or default_jobs())
         log.info("%s: %s rows, %s bytes", backup, sum(backup.row_counts.values()), backup.size_bytes)

@@ -118,7 +118,8 @@ def choose_parent(backup: Backup, backups: list[Backup]) -> Backup:
     """Return the newest base or incremental backup that this server's next one can build on. Raises UnknownBackup."""
     for found in backups:
         is_whole = found.status in (Status.COMPLETE, Status.VERIFIED) and catalogue.is_stored(found)
-        if is_whole and found.timeline and found.system_identifier == backup.system_identifier:
+        is_physical = found.kind in (Kind.BASE, Kind.INCREMENTAL)
+        if is_whole and is_physical and found.system_identifier == backup.system_identifier:
             return found
     raise UnknownBackup(
         "there is no base backup of this server to build on", "make one: `manage.py backup base`"

@@ -24,6 +24,7 @@ from recovery.errors import Damaged, NotInStep
 from recovery.growing import prove_all
 from recovery.keeping import How, keepings
 from recovery.models import Backup, TestResult
+from recovery.physical import choose_parent
 from recovery.restore_jetstream import plan_jetstream, restoring_session
 from recovery.server import home_server
 from recovery.wal import Segment
@@ -328,6 +329,13 @@ def test_a_drill_of_damaged_files_fails_and_says_so(world, copied):
     assert not next(iter(cross_checks.look_at_cross())).ok
     assert [value for _, value in cross_checks.read_failed()] == [1]
     world.ask("DELETE FROM recovery.test_results")
+
+
+def test_an_incremental_backup_never_builds_on_a_cross_system_one(made):
+    backups = [b for b in catalogue.load_all()[0] if b.status in ("complete", "verified")]
+    assert backups[0].kind == "cross_system", "the newest"
+    parent = choose_parent(Backup(system_identifier=made.system_identifier), backups)
+    assert parent.pk == made.parent_id
 
 
 # -- retention ----------------------------------------------------------------------------------------------
