@@ -4,6 +4,7 @@ A bridge runs, PostgreSQL owns 10 MB of keys, writers change configurations and 
 fence stand the same snapshots without it; beside the writers' worst transaction the worst of the same load alone.
 """
 
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -155,32 +156,46 @@ class Story:
 
 @contextmanager
 def writers(found: Installation, agents: list[Any]) -> Iterator[list[float]]:
-    """Change configurations and enqueue tasks until the block ends; give the milliseconds of each transaction."""
+    """Change configurations and enqueue tasks until the block ends, in a process of their own; the milliseconds of each
+    transaction are in the list afterwards."""
     taken: list[float] = []
-    is_over = threading.Event()
+    spawn = multiprocessing.get_context("spawn")
+    began, is_over, out = spawn.Event(), spawn.Event(), spawn.Queue()
+    process = spawn.Process(target=write_all, args=(found.dsn, agents, began, is_over, out), daemon=True)
+    process.start()
+    require(began.wait(60), "the writers do not begin")
+    try:
+        yield taken
+    finally:
+        is_over.set()
+        taken += out.get(timeout=60)
+        process.join(60)
+
+
+def write_all(dsn: str, agents: list[Any], began: Any, is_over: Any, out: Any) -> None:
+    """Write by some threads until told to stop; put the milliseconds of each transaction."""
+    taken: list[float] = []
 
     def write(seed: int) -> None:
         chance = random.Random(seed)
-        with psycopg.connect(found.dsn, autocommit=True) as session:
+        with psycopg.connect(dsn, autocommit=True) as session:
             number = 0
             while not is_over.is_set():
                 number += 1
-                began = time.perf_counter()
+                start = time.perf_counter()
                 with session.transaction():
                     session.execute(CHANGE, [number, chance.choice(agents)])
                     session.execute(ENQUEUE, [number])
-                taken.append((time.perf_counter() - began) * 1000)
+                taken.append((time.perf_counter() - start) * 1000)
                 time.sleep(0.005)
 
     threads = [threading.Thread(target=write, args=[seed]) for seed in range(WRITERS)]
     for thread in threads:
         thread.start()
-    try:
-        yield taken
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
+    began.set()
+    for thread in threads:
+        thread.join()
+    out.put(taken)
 
 
 def snapshots_alone(found: Installation) -> float:

@@ -81,8 +81,8 @@ def describe_kept(keeping: Keeping, snapshot: Snapshot | None, moment: Moment) -
         "how": keeping.how.value,
         "backup_file": None,
         "size": 0,
-        "last_sequence": moment.marks[keeping.stream],
-        "epoch": moment.epochs[keeping.stream],
+        "last_sequence": moment.marks.get(keeping.stream, 0),
+        "epoch": moment.epochs.get(keeping.stream, 0),
     }
     if snapshot is not None:
         entry["backup_file"] = f"./{snapshot.folder.parent.name}/{snapshot.stream}/{snapshot.path.name}"

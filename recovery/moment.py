@@ -94,11 +94,10 @@ def fence(session: Session, moment: Moment) -> Iterator[None]:
 
 
 async def mark_streams(client: Client, kept: list[Keeping], folder: Path, moment: Moment) -> None:
-    """Note where every stream stands; store the fenced ones, compared before, in the reply and after."""
-    infos = await asyncio.gather(
-        *(ask(client, f"$JS.API.STREAM.INFO.{k.stream}", b"", k.stream) for k in kept)
-    )
-    found = {k.stream: info for k, info in zip(kept, infos, strict=True)}
+    """Note where every stream that is kept stands; store the fenced ones, compared before, in the reply and after."""
+    marked = [k for k in kept if k.how is not How.NOT_KEPT]  # a cache may be gone
+    asked = (ask(client, f"$JS.API.STREAM.INFO.{k.stream}", b"", k.stream) for k in marked)
+    found = dict(zip((k.stream for k in marked), await asyncio.gather(*asked), strict=True))
     moment.marks = {stream: info["state"]["last_seq"] for stream, info in found.items()}
     moment.epochs = {stream: epoch_in(info) for stream, info in found.items()}
     fenced = [k.stream for k in kept if k.is_fenced]

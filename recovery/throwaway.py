@@ -68,6 +68,7 @@ def start(folder: Path) -> tuple["subprocess.Popen[bytes]", str]:
 
 def launch(folder: Path, configuration: Path) -> "subprocess.Popen[bytes]":
     argv = [
+        "nice", "-n", "10",  # nobody is to notice it
         sys.executable, "-IS", str(leash.__file__), f"--parent={os.getpid()}", "KILL", "--",
         program(), "--config", str(configuration),
     ]  # fmt: skip
