@@ -1,7 +1,8 @@
 """What `doctor` looks at in monitoring, and the figures of /metrics that belong to no other room."""
 
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
+from time import monotonic
 from typing import Any
 
 from django.db import connection
@@ -167,8 +168,14 @@ def server_row() -> dict[str, Any]:
         return dict(zip(names, cursor.fetchone(), strict=True))
 
 
+@lru_cache(maxsize=1)
+def server_row_at(second: int) -> dict[str, Any]:
+    """Return the row of that second: the figures of one scrape ask once together."""
+    return server_row()
+
+
 def read_server(column: str) -> Iterator[Sample]:
-    value = server_row()[column]
+    value = server_row_at(int(monotonic()))[column]
     if value is not None:
         yield {}, float(value)
 
