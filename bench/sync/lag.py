@@ -46,7 +46,7 @@ def measure(report: Report, found: Installation) -> None:
         for name, rate in (("50", 50), ("500", 500)):
             add(report, f"save_{name}", offer(found, take(keys, samples[name]), rate, save))
             drain(found)
-        times = offer(found, take(keys, samples["raw"]), 20, update_raw)
+        times = offer(found, take(keys, samples["raw"]), 50, update_raw)
         add(report, "raw_sql", times, "no wake-up; polls every 50 ms")
         report.add_peer("raw_sql_p99", "poll interval", poll_ms())
         drain(found)

@@ -10,7 +10,7 @@ from bench.sync.lag import update_raw
 from bench.sync.stores import bridge_running, clear, connect, leads, make_rows, subject_of, wait_for_keys
 from bench.task_peers.processes import running, wait_for
 
-WARM_UP_SECONDS = 2
+WARM_UP_SECONDS = 1.5
 
 
 def measure(report: Report, found: Installation) -> None:

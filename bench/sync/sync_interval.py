@@ -23,7 +23,7 @@ class AsShipped(Nats):
 
 
 def measure(report: Report, found: Installation) -> None:
-    single, bulk = report.rows(2_000, 200), report.rows(10_000, 1_000)
+    single, bulk = report.rows(1_000, 200), report.rows(5_000, 1_000)
     home = found.home / "as-shipped"
     home.mkdir(exist_ok=True)
     with Running(AsShipped(home)) as shipped:
