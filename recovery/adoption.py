@@ -1,9 +1,9 @@
 """Take up a backup that is whole in the store but not in our table, which may have been restored from an older day."""
 
-from recovery import catalogue, packing
+from recovery import packing
 from recovery.fetch import Found, Source
 from recovery.models import Upload
-from recovery.upload_queue import key_of, mark_stored
+from recovery.upload_queue import key_of
 
 
 def adopt_backup(source: Source, found: Found) -> int:
@@ -25,6 +25,4 @@ def adopt_backup(source: Source, found: Found) -> int:
         rows, update_conflicts=True, unique_fields=["store", "key"],
         update_fields=["stored_bytes", "sha256", "uploaded_at", "key_id", "backup_id"],
     )  # fmt: skip
-    if any(one.pk == backup.pk for one in catalogue.load_all()[0]):
-        mark_stored(backup)
     return len(rows)

@@ -13,7 +13,7 @@ from recovery.adoption import adopt_backup
 from recovery.errors import Damaged, NoKey
 from recovery.fetch import Source, find_stored, inbox
 from recovery.models import Upload
-from recovery.upload_queue import key_of
+from recovery.upload_queue import key_of, mark_all_stored
 
 
 @dataclass
@@ -109,4 +109,5 @@ def adopt(source: Source) -> int:
         ]
         if not known.issuperset(keys):
             adopted += adopt_backup(source, found)
+    mark_all_stored(source.store.url)
     return adopted

@@ -15,8 +15,9 @@ from django.utils import timezone
 
 from recovery import catalogue, packing
 from recovery.catalogue import Status
-from recovery.errors import Damaged
+from recovery.errors import Busy, Damaged
 from recovery.models import Backup, Upload
+from recovery.server import exclusive, home_server
 from recovery.stores import Store
 from recovery.wal import open_archive
 from recovery.wal_archive import OWNER
@@ -135,12 +136,22 @@ def is_index(row: Upload) -> bool:
 
 
 def mark_all_stored(url: str) -> None:
-    """Note it of every backup that is whole there: a run may be killed before, or an older entry saved later."""
+    """Note it of every backup that is whole there: a run may be killed before, or an older entry saved later.
+
+    Under the recovery lock, for whoever has that saves entries too; while it is taken the next run does it.
+    """
     unmarked = Backup.objects.filter(stored_at=None).values("backup_id")
     rows = Upload.objects.filter(store=url, backup_id__in=unmarked).order_by().values("backup_id")
     whole = rows.annotate(left=Count("pk", Q(uploaded_at=None))).filter(left=0)
-    for backup in Backup.objects.filter(pk__in=whole.values("backup_id")):
-        mark_stored(backup)
+    found = list(Backup.objects.filter(pk__in=whole.values("backup_id")))
+    if not found:
+        return
+    try:
+        with exclusive(home_server()):
+            for backup in found:
+                mark_stored(backup)
+    except Busy as error:
+        log.info("backups are in the store, which is noted later: %s", error)
 
 
 def mark_stored(backup: Backup) -> None:
