@@ -64,6 +64,7 @@ class MessageAdmin(ReadOnlyAdmin, BigTableAdmin):
         "processed_at",
     )
     list_filter = (TimeWindowFilter, "message_type")
+    rare_filters = ("message_type__exact",)
     list_select_related = ("from_agent", "to_agent", "channel")
     uuid_search_fields = ("pk", "correlation_id", "from_agent_id", "to_agent_id", "channel_id")
     search_help_text = "Paste the whole id of a message, a correlation, an agent or a channel."

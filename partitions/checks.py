@@ -6,10 +6,12 @@ from datetime import timedelta
 from django.utils import timezone
 
 from monitoring.registry import Finding, register_check
+from partitions import upload
 from partitions.catalog import read_clock, read_ranges, read_rules
 from partitions.health import MINIMUM_COVER_DAYS, read_health
 from partitions.models import Archive, Run
 from partitions.plan import Range, days_of_cover
+from pg.errors import MisterSmithError
 
 APPLY = "run `manage.py partitions apply`"
 MAXIMUM_CLOCK_SKEW = timedelta(minutes=5)
@@ -84,6 +86,19 @@ def look_at_archives() -> Iterator[Finding]:
     )
 
 
+def look_at_store() -> Iterator[Finding]:
+    """The object store takes archives, where there is one: nothing is dropped without its copy there."""
+    store = upload.store()
+    if store is None:
+        yield Finding(True, "archives stay on this machine: ARCHIVE_S3_URL is not set")
+        return
+    try:
+        yield Finding(True, f"{store.check()} answers")
+    except (OSError, MisterSmithError) as error:
+        hint = getattr(error, "hint", "") or "see ARCHIVE_S3_URL and the server's log"
+        yield Finding(False, f"archives cannot be copied, so nothing is dropped: {error}", hint)
+
+
 def look_at_clocks() -> Iterator[Finding]:
     clock = read_clock()
     skew = clock.latest - clock.earliest
@@ -101,3 +116,4 @@ def register() -> None:
     register_check("partitions.detach", look_for_pending_detach)
     register_check("partitions.runs", look_at_runs)
     register_check("partitions.shape", look_at_shape)
+    register_check("partitions.store", look_at_store)

@@ -122,6 +122,13 @@ class S3Store:
             with open(path, "wb", opener=private) as out:
                 self.client.download_fileobj(self.bucket, key, out)
 
+    def check(self) -> str:
+        """Return the store's address if it answers and its bucket is there. Raises Refused, Unreachable."""
+        address = f"s3://{self.bucket}/{self.prefix}"
+        with self.told(address):
+            self.client.head_bucket(Bucket=self.bucket)
+        return address
+
     @contextmanager
     def told(self, address: str) -> Iterator[None]:
         """Say in our words what boto3 raises."""

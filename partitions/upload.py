@@ -9,13 +9,16 @@ from typing import Protocol
 
 
 class Store(Protocol):
-    """An object store. Both methods raise an OSError, or a MisterSmithError, when they did not succeed."""
+    """An object store. Its methods raise an OSError, or a MisterSmithError, when they did not succeed."""
 
     def put(self, path: Path, key: str) -> str:
         """Copy the file there under `key`, replacing what has that key; return its address ("s3://bucket/key")."""
 
     def get(self, key: str, path: Path) -> None:
         """Copy what has `key` into the file."""
+
+    def check(self) -> str:
+        """Return the store's address if it answers."""
 
 
 _store: Store | None = None

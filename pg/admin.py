@@ -79,6 +79,9 @@ class BigTableAdmin(RoomAdmin):
 
     The search box takes a pasted UUID: it is compared with each of `uuid_search_fields` in turn (one indexed query
     each), the first that finds something wins. Other text is looked up in `search_fields`, where there are any.
+
+    `rare_filters`: parameters of filters that may match a row in a million and that no index serves; without a time
+    window they list the newest week (see TimeWindowFilter).
     """
 
     paginator = EstimatedPaginator
@@ -87,11 +90,15 @@ class BigTableAdmin(RoomAdmin):
     list_max_show_all = 200
     show_facets = ShowFacets.NEVER  # each would count the table
     across_limit = 1_000
+    rare_filters: ClassVar[Sequence[str]] = ()
     ordering: ClassVar[Any] = ("-pk",)
     sortable_by: ClassVar[list[str] | tuple[str, ...]] = ()  # a click on a column head would sort every row
     search_fields: ClassVar[list[str] | tuple[str, ...]] = ("pk",)
     search_help_text = "Paste a whole id."
     uuid_search_fields: ClassVar[list[str] | tuple[str, ...]] = ("pk",)
+
+    def get_rare_filters(self, request: HttpRequest) -> Sequence[str]:
+        return self.rare_filters
 
     def get_changelist(self, request: HttpRequest, **options: Any) -> type[KeysetChangeList]:
         return KeysetChangeList

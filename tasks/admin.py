@@ -1,6 +1,7 @@
 """The cockpit's view of the queue and its history."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -317,6 +318,10 @@ class ExecutionAdmin(ReadOnlyAdmin, BigTableAdmin):
         Related("All attempts of the task", "tasks.execution", "task", "task_id"),
         Related("Agent", "agents.agent", "agent_id", "agent_id"),
     ]
+
+    def get_rare_filters(self, request: HttpRequest) -> Sequence[str]:
+        """Attempts that run have an index of their own: those are found however old they are."""
+        return [] if request.GET.get("status") == TaskStatus.RUNNING else ["status"]
 
     def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
         return lookup == "task_id__exact" or super().lookup_allowed(lookup, value, request)

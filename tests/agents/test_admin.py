@@ -49,3 +49,14 @@ def test_a_viewer_may_look_but_not_act(client):
     client.post(url, {"action": "suspend", "_selected_action": [str(agent.pk)]})
     agent.refresh_from_db()
     assert agent.status == AgentStatus.INITIALIZING
+
+
+def test_agents_are_filtered_by_the_types_that_there_are(admin_client):
+    for agent_type, name in (("writer", "w"), ("reader", "r-1"), ("reader", "r-2")):
+        register_agent(agent_type, name)
+    page = admin_client.get("/admin/agents/agent/", {"agent_type": "reader"})
+    listed = page.context["cl"]
+    assert {agent.agent_name for agent in listed.result_list} == {"r-1", "r-2"}
+    (kinds,) = (spec for spec in listed.filter_specs if spec.title == "type")
+    assert [name for name, _ in kinds.lookup_choices] == ["reader", "writer"]
+    assert admin_client.get("/admin/agents/agent/", {"agent_type": "nobody"}).context["cl"].result_count == 0

@@ -178,7 +178,7 @@ def test_down_waits_until_no_process_is_left(background):
 
 
 # -- one in the foreground ---------------------------------------------------------------------------------
-@pytest.mark.parametrize("ends", ["supervisord", pytest.param("up", marks=LATER)])
+@pytest.mark.parametrize("ends", [pytest.param(end, marks=LATER) for end in ("supervisord", "up")])
 def test_whatever_ends_it_nothing_is_left_running_and_nothing_is_lost(home, ends):
     home.start()
     with psycopg.connect(home.url(), autocommit=True) as session:

@@ -17,10 +17,11 @@ from cockpit.servers import Running
 from tests.conftest import SERVER_KINDS
 from tests.faults.installation import Installation
 from tests.faults.ledger import Faults, add_up, make_table
+from tests.marks import LATER
 from tests.tasks.conftest import agent_id, celery, other_id, worker
 
 __all__ = ["agent_id", "celery", "other_id", "worker"]  # fixtures of the tasks room
-ROOT = Path(__file__).parents[2]
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 PROPERTY, PASSED = "faults", pytest.StashKey[bool]()
 _records: dict[str, dict[str, Any]] = {}
 
@@ -72,6 +73,15 @@ def installation(request: pytest.FixtureRequest, shelf: Shelf) -> Iterator[Insta
     if not request.node.stash.get(PASSED, False):
         print(made.tell())  # noqa: T201  (pytest shows it with the failure)
         shelf.throw_away()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults take long: CI has the short ones after everything else (`make test-ci`), `make faults` has all."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and not item.get_closest_marker("deep"):
+            for mark in LATER:
+                item.add_marker(mark)
 
 
 # -- what was counted ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from partitions import upload
 from partitions.archive import check_archives, path_of
 from partitions.archive_file import label_of
 from partitions.attach import attach_archive
+from partitions.checks import look_at_store
 from partitions.errors import ArchiveDamaged
 from partitions.models import Archive
 from partitions.s3 import S3Store
@@ -288,3 +289,19 @@ def test_a_store_that_is_away_damages_no_archive(events, store, monkeypatch):
     ((_, problem),) = check_archives()
     assert "Could not connect" in problem
     assert Archive.objects.get().state == "verified"
+
+
+def test_doctor_says_whether_the_store_answers(store, monkeypatch):
+    (finding,) = look_at_store()
+    assert finding.ok
+    assert finding.detail.startswith(f"s3://{BUCKET}/")
+    monkeypatch.setattr(store, "bucket", "nobody-made-it")
+    (finding,) = look_at_store()
+    assert not finding.ok
+    assert "there is no bucket nobody-made-it" in finding.detail
+    assert "ARCHIVE_S3_URL" in finding.hint
+
+
+def test_without_a_store_doctor_finds_nothing_wrong():
+    (finding,) = look_at_store()
+    assert finding.ok

@@ -156,6 +156,22 @@ def test_an_unknown_time_window_filters_nothing():
     assert changelist(within="century").result_count == 2
 
 
+def test_a_rare_type_is_looked_for_in_the_newest_week_unless_all_is_asked_for(admin_client):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT partitions.create_time_partition('messages.log', (now() AT TIME ZONE 'UTC')::date - n)"
+            " FROM generate_series(5, 9) n"
+        )
+    old, new = (add_heartbeats(1, timezone.now() - timedelta(days=days))[0] for days in (8, 6))
+    rare = {"message_type__exact": "heartbeat"}
+    assert keys_of(changelist(**rare)) == [new.pk]
+    assert keys_of(changelist(**rare, within="all")) == [new.pk, old.pk]
+    assert keys_of(changelist()) == [new.pk, old.pk]
+    assert keys_of(changelist(**rare, q=str(old.pk))) == [old.pk], "an id is found whenever it was sent"
+    page = admin_client.get(LOG, rare).content.decode()
+    assert "within=all" in page, "the way to all of them"
+
+
 def test_between_takes_the_start_and_leaves_the_end():
     start = timezone.now().replace(microsecond=0)
     first, second, third = (add_heartbeats(1, start + timedelta(seconds=n))[0] for n in range(3))
