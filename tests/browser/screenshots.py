@@ -45,7 +45,7 @@ def open_address(address: str) -> Callable[[Page], None]:
 SHOTS: dict[str, tuple[Callable[[Page], None], bool]] = {
     "home": (open_home, False),
     "home-dark": (open_home, True),
-    "agent": (open_first_row("/admin/agents/agent/?agent_type=reader"), False),
+    "agent": (open_first_row("/admin/agents/agent/?q=reader-1"), False),
     "task": (open_first_row("/admin/tasks/task/?status=completed"), False),
     "tasks": (open_address("/admin/tasks/task/"), True),
     "search": (open_address("/admin/knowledge/fact/search/?q=parse+command+line+options"), False),
