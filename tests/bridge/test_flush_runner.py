@@ -78,6 +78,8 @@ def test_a_backup_holds_the_flusher_and_no_agent(jetstream, agent):
             wait_until(lambda: state(agent) == {"a": 1})
 
 
+@pytest.mark.deep
+@pytest.mark.ci
 def test_a_cut_session_and_a_killed_server_cost_nothing(own_jetstream, agent):
     with running(Flusher("AGENT_STATE")):
         put("AGENT_STATE", f"{agent.pk}.a", 1)

@@ -88,6 +88,8 @@ def test_both_stores_are_put_back_and_the_old_incarnation_is_out(agent, flushing
     }
 
 
+@pytest.mark.deep
+@pytest.mark.ci
 def test_stores_agree_after_a_roll_back_against_a_writer_without_epoch(agent, flushing, session):
     write("AGENT_STATE", f"{agent.pk}.a", 1)
     saved = create_checkpoint(agent.pk)

@@ -373,6 +373,8 @@ def test_an_index_is_never_built_inside_a_transaction(model):
 
 
 # -- killed -------------------------------------------------------------------------------------------------
+@pytest.mark.deep
+@pytest.mark.ci
 @pytest.mark.django_db(transaction=True)
 def test_a_killed_embedder_loses_nothing_and_the_next_goes_on():
     for name in ("argparse", "threading"):

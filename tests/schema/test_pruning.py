@@ -263,7 +263,7 @@ def test_each_time_table_is_pruned_by_id_and_by_window(model):
 def test_the_admin_s_time_filter_reads_neither_older_partitions_nor_those_made_ahead():
     request = RequestFactory().get("/", {"within": "24h"})
     request.user = None
-    shown = TimeWindowFilter(request, {"within": ["24h"]}, Message, MessageAdmin)
+    shown = TimeWindowFilter(request, {"within": ["24h"]}, Message, MessageAdmin(Message, admin.site))
     found = shown.queryset(request, Message.objects.all())
     possible = {
         leaf_of(TODAY + timedelta(days=days)) for days in (-1, 0, 1)
