@@ -311,3 +311,15 @@ def test_the_same_holds_through_plain_sql(agent_id):
         cursor.execute(start, [agent_id])
         cursor.execute("SELECT status::text FROM tasks.queue ORDER BY 1")
         assert cursor.fetchall() == [("pending",), ("running",)]
+
+
+def test_a_chain_of_a_thousand_tasks_is_cancelled_with_its_first():
+    """Each generation was a trigger within a trigger: PostgreSQL's stack ended after some hundred."""
+    ids = sorted(uuid7() for _ in range(1_000))
+    enqueue_many(
+        NewTask(task_type="echo", task_id=task_id, depends_on=ids[max(0, n - 1) : n])
+        for n, task_id in enumerate(ids)
+    )
+    cancel(ids[:1])
+    assert Task.objects.filter(status="cancelled").count() == len(ids)
+    assert str(ids[-2]) in Task.objects.get(pk=ids[-1]).status_reason
