@@ -23,7 +23,7 @@ SET jit = off AS $turn$
 DECLARE
   v_first uuid := p_execution_ids[1];
   v_last uuid := p_execution_ids[cardinality(p_execution_ids)];
-  v_running task_status_type := 'running';  -- a variable: by its index of all that runs is not how to find one of them
+  v_running public.task_status_type := 'running';  -- a variable: by its index of all that runs is not how to find one of them
   v_is_closed boolean; v_is_limited boolean; v_ids uuid[];
 BEGIN
   -- Fenced: nothing happens to a task whose lease was taken over, or that was cancelled.

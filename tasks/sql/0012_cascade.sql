@@ -2,7 +2,7 @@
 -- went beyond the stack. While one trigger sees to all of it, those that its own updates fire do nothing.
 CREATE OR REPLACE FUNCTION tasks.release_dependents() RETURNS trigger LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off AS $$
-DECLARE v_moved record; v_ids uuid[]; v_status task_status_type;
+DECLARE v_moved record; v_ids uuid[]; v_status public.task_status_type;
 BEGIN
   IF COALESCE(current_setting('tasks.is_cascading', true), '') = 'on' THEN
     RETURN NULL;
