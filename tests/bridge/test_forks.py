@@ -72,7 +72,7 @@ def test_gunicorn_with_preload(agent, committed, tmp_path):
 
 def test_celery_with_prefork(celery, broker_url):  # noqa: F811
     agent = Agent.objects.create(agent_type="worker", agent_name="forks")
-    app = Celery(broker=broker_url)  # nothing that another test has set
+    app = Celery(broker=broker_url, set_as_current=False)  # nothing that another test has set
 
     def save(key):
         app.send_task("forks.save", [str(agent.pk), key], queue="mistersmith")
