@@ -18,7 +18,7 @@ class Wire:
     """A TCP proxy: `delay_seconds` before each piece is passed on, `target` changes where new connections lead."""
 
     def __init__(self, target: int) -> None:
-        self.target, self.delay_seconds, self.pairs = target, 0.0, []
+        self.target, self.delay_seconds, self.pairs, self.ends = target, 0.0, [], []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -27,12 +27,14 @@ class Wire:
         with suppress(OSError):
             while True:
                 near, _ = self.listener.accept()
+                self.ends.append(near)
                 try:
                     far = socket.create_connection(("127.0.0.1", self.target))
                 except OSError:
                     near.close()
                     continue
                 self.pairs.append((near, far))
+                self.ends.append(far)
                 for one, other in ((near, far), (far, near)):
                     threading.Thread(target=self.pump, args=(one, other), daemon=True).start()
 
@@ -55,8 +57,12 @@ class Wire:
         return len(pairs)
 
     def close(self) -> None:
+        """Put everything away: the threads end with what they wait for."""
+        with suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
         self.cut()
-        self.listener.close()
+        for end in (self.listener, *self.ends):
+            end.close()
 
 
 @pytest.fixture
