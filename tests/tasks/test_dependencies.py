@@ -323,3 +323,13 @@ def test_a_chain_of_a_thousand_tasks_is_cancelled_with_its_first():
     cancel(ids[:1])
     assert Task.objects.filter(status="cancelled").count() == len(ids)
     assert str(ids[-2]) in Task.objects.get(pk=ids[-1]).status_reason
+
+
+def test_a_client_with_an_empty_search_path_may_write(own_database):
+    with own_database.connect() as session:
+        session.execute("SET search_path = ''")
+        session.execute("INSERT INTO tasks.queue (task_type) VALUES ('echo')")
+        changed = session.execute("UPDATE tasks.queue SET payload = '1', status = 'running'").rowcount
+        assert changed == 1
+        session.execute("UPDATE tasks.queue SET status = 'completed', completed_at = now()")
+        session.execute("DELETE FROM tasks.queue")
