@@ -329,7 +329,7 @@ def test_a_client_with_an_empty_search_path_may_write(own_database):
     with own_database.connect() as session:
         session.execute("SET search_path = ''")
         session.execute("INSERT INTO tasks.queue (task_type) VALUES ('echo')")
-        changed = session.execute("UPDATE tasks.queue SET payload = '1', status = 'running'").rowcount
+        changed = session.execute("UPDATE tasks.queue SET status = 'running', started_at = now()").rowcount
         assert changed == 1
         session.execute("UPDATE tasks.queue SET status = 'completed', completed_at = now()")
         session.execute("DELETE FROM tasks.queue")
