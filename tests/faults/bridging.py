@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
+import nats.errors
 import psycopg
 
 from bridge import setup, topology
@@ -270,7 +271,7 @@ class Bridging:
         wait_until(self.is_settled, PATIENCE_SECONDS)
 
     def is_settled(self) -> bool:
-        with suppress(psycopg.OperationalError, Unreachable):
+        with suppress(psycopg.OperationalError, Unreachable, nats.errors.Error):  # a cluster elects leaders
             if self.outbox_rows():
                 return False
             state, kv = self.state(), self.kv()
