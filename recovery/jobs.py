@@ -1,6 +1,7 @@
 """Celery entry points of the recovery room."""
 
 import logging
+from typing import Any
 
 from celery import shared_task
 from django.conf import settings
@@ -29,6 +30,13 @@ log = logging.getLogger(__name__)
 SOFT_SECONDS = 6 * 3600
 HARD_SECONDS = SOFT_SECONDS + 20 * 60
 BUSY_SECONDS = 60
+# of what needs the recovery lock: while another run holds it, the job comes back
+COMES_BACK: dict[str, Any] = {
+    "soft_time_limit": SOFT_SECONDS,
+    "time_limit": HARD_SECONDS,
+    "autoretry_for": (Busy,),
+    "retry_kwargs": {"max_retries": 60, "countdown": BUSY_SECONDS},
+}
 WAL_SECONDS = 45  # then it makes room for others: it is back in a minute
 
 
@@ -56,63 +64,33 @@ def look_at_archive_job() -> list[str]:
     return look_at_archive().problems
 
 
-@shared_task(
-    name="recovery.drill",
-    soft_time_limit=SOFT_SECONDS,
-    time_limit=HARD_SECONDS,
-    autoretry_for=(Busy,),
-    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
-)
+@shared_task(name="recovery.drill", **COMES_BACK)
 def drill_job() -> list[str]:
     """Restore into a scratch server; return the problems. Safe twice; while another run holds the lock it comes
     back."""
     return run_scheduled_drill().problems
 
 
-@shared_task(
-    name="recovery.logical_backup",
-    soft_time_limit=SOFT_SECONDS,
-    time_limit=HARD_SECONDS,
-    autoretry_for=(Busy,),
-    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
-)
+@shared_task(name="recovery.logical_backup", **COMES_BACK)
 def logical_backup_job() -> str:
     """Make a logical backup; return its id. Twice makes two; while another run holds the lock it comes back later."""
     return str(back_up().pk)
 
 
-@shared_task(
-    name="recovery.back_up_server",
-    soft_time_limit=SOFT_SECONDS,
-    time_limit=HARD_SECONDS,
-    autoretry_for=(Busy,),
-    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
-)
+@shared_task(name="recovery.back_up_server", **COMES_BACK)
 def back_up_server_job(incremental: bool = False) -> str:
     """Make a base or incremental backup; return its id. Twice makes two; while another run holds the lock it comes
     back."""
     return str(back_up_server(incremental).pk)
 
 
-@shared_task(
-    name="recovery.verify",
-    soft_time_limit=SOFT_SECONDS,
-    time_limit=HARD_SECONDS,
-    autoretry_for=(Busy,),
-    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
-)
+@shared_task(name="recovery.verify", **COMES_BACK)
 def verify_job(backup_id: str) -> list[str]:
     """Verify one backup; return its problems. Safe twice; while another run holds the lock it comes back later."""
     return prove(backup_id).problems
 
 
-@shared_task(
-    name="recovery.cross_backup",
-    soft_time_limit=SOFT_SECONDS,
-    time_limit=HARD_SECONDS,
-    autoretry_for=(Busy,),
-    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
-)
+@shared_task(name="recovery.cross_backup", **COMES_BACK)
 def cross_backup_job() -> str | None:
     """Back up PostgreSQL and JetStream at one moment; return the id, None where the server does not let us (it does not
     archive its WAL here). Twice makes two; while another run holds the lock it comes back."""
@@ -127,26 +105,14 @@ def cross_backup_job() -> str | None:
         return None
 
 
-@shared_task(
-    name="recovery.cross_drill",
-    soft_time_limit=SOFT_SECONDS,
-    time_limit=HARD_SECONDS,
-    autoretry_for=(Busy,),
-    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
-)
+@shared_task(name="recovery.cross_drill", **COMES_BACK)
 def cross_drill_job() -> list[str]:
     """Restore both systems beside the running ones, where there is a cross-system backup; return the problems. Safe
     twice; while another run holds the lock it comes back."""
     return run_cross_drill().problems if finished_cross() else []
 
 
-@shared_task(
-    name="recovery.partial_drill",
-    soft_time_limit=SOFT_SECONDS,
-    time_limit=HARD_SECONDS,
-    autoretry_for=(Busy,),
-    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
-)
+@shared_task(name="recovery.partial_drill", **COMES_BACK)
 def partial_drill_job() -> list[str]:
     """Bring one table back beside today's, where there is a logical backup; return the problems. Safe twice; while
     another run holds the lock it comes back."""
@@ -157,13 +123,7 @@ def partial_drill_job() -> list[str]:
     return run_partial_drill().problems
 
 
-@shared_task(
-    name="recovery.stage",
-    soft_time_limit=SOFT_SECONDS,
-    time_limit=HARD_SECONDS,
-    autoretry_for=(Busy,),
-    retry_kwargs={"max_retries": 60, "countdown": BUSY_SECONDS},
-)
+@shared_task(name="recovery.stage", **COMES_BACK)
 def stage_job(kind: str, name: str, moment: str) -> str:
     """Stage a part of the data; return the staging schema. Twice makes two; while another run holds the lock it comes
     back."""
