@@ -333,3 +333,37 @@ def test_a_client_with_an_empty_search_path_may_write(own_database):
         assert changed == 1
         session.execute("UPDATE tasks.queue SET status = 'completed', completed_at = now()")
         session.execute("DELETE FROM tasks.queue")
+
+
+@pytest.mark.parametrize("through", ["a statement", "a trigger of the client's own"])
+def test_no_setting_of_a_client_keeps_dependents_from_being_told(through):
+    """An earlier release had a switch for its own use, which any session could set."""
+    first = enqueue("echo")
+    second = enqueue("echo", depends_on=[first])
+    third = enqueue("echo", depends_on=[second])
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('tasks.is_cascading', 'on', true)")
+        statement = (
+            f"UPDATE tasks.queue SET status = 'cancelled', completed_at = now() WHERE task_id = '{first}'"
+        )
+        if through != "a statement":
+            cursor.execute("CREATE TEMP TABLE mine (n integer)")
+            cursor.execute(
+                "CREATE FUNCTION pg_temp.mine() RETURNS trigger LANGUAGE plpgsql AS"
+                f" $$ BEGIN {statement}; RETURN NULL; END $$"
+            )
+            cursor.execute(
+                "CREATE TRIGGER mine AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION pg_temp.mine()"
+            )
+            statement = "INSERT INTO mine VALUES (1)"
+        cursor.execute(statement)
+    assert statuses(first, second, third) == ["cancelled"] * 3
+
+
+def test_a_task_that_was_set_aside_is_cancelled_too_when_it_waits_in_vain():
+    first = enqueue("echo")
+    second = enqueue("echo", depends_on=[first])
+    third = enqueue("echo", depends_on=[second])
+    Task.objects.filter(pk=second).update(status="paused")
+    cancel([first])
+    assert statuses(second, third) == ["cancelled", "cancelled"]
