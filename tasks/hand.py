@@ -101,10 +101,11 @@ class Hand:
 
 class Pace:
     """How many tasks of a type to claim at once, by how long they took: one at first, never more than twice as many as
-    before."""
+    before. `is_careful`: one, whatever they take."""
 
     def __init__(self, most: int) -> None:
         self.most, self.size, self.mean_seconds = most, 1, 0.0
+        self.is_careful = False
 
     def note(self, number: int, seconds: float) -> None:
         """Learn from `number` tasks that took `seconds` together, storing them included."""
@@ -113,4 +114,4 @@ class Pace:
             mean, (self.mean_seconds + mean) / 2
         )  # slower counts at once, faster by and by
         wanted = int(BATCH_SECONDS / max(self.mean_seconds, 1e-6))
-        self.size = max(1, min(wanted, self.size * 2, self.most))
+        self.size = 1 if self.is_careful else max(1, min(wanted, self.size * 2, self.most))

@@ -20,9 +20,11 @@ from tasks.claim import (
     fail,
     finish_and_claim,
     finish_many,
+    give_back,
     has_ready,
     lease_seconds,
 )
+from tasks.company import find_suspect
 from tasks.hand import Hand, Running
 from tasks.registry import UnknownTaskType, all_handlers, get_handler
 from tasks.retention import prune
@@ -100,7 +102,7 @@ def drain(task_type: str, worker: Worker, may_recruit: bool) -> tuple[int, bool]
     One task per claim at first; several of a type that proves to be short (tasks.hand.Pace).
     """
     deadline = time.monotonic() + SLICE_SECONDS
-    worker.hand.take(claim(task_type, worker.agent_id))
+    take(worker, task_type, claim(task_type, worker.agent_id))
     if worker.hand.waiting and may_recruit and has_ready(task_type):
         tickets.send_now([task_type])  # this one is busy now: another worker takes the next
     number, began = 0, time.monotonic()
@@ -109,7 +111,8 @@ def drain(task_type: str, worker: Worker, may_recruit: bool) -> tuple[int, bool]
             number += at_once
             is_over = time.monotonic() >= deadline
             pace = worker.pace_of(task_type)
-            worker.hand.take(settle(task_type, worker.agent_id, worker.hand, 0 if is_over else pace.size))
+            following = settle(task_type, worker.agent_id, worker.hand, 0 if is_over else pace.size)
+            take(worker, task_type, following)
             pace.note(at_once, (now := time.monotonic()) - began)
             began = now
             if is_over:
@@ -118,6 +121,17 @@ def drain(task_type: str, worker: Worker, may_recruit: bool) -> tuple[int, bool]
     finally:  # where something was raised: what was not begun goes back, what cannot be stored is left to its lease
         worker.leave_alone()
         worker.hand.take_done()
+
+
+def take(worker: Worker, task_type: str, claimed: Sequence[Claimed]) -> None:
+    """Take into the hand what was claimed. Where one of it must run alone (tasks.company), the others go back."""
+    suspect = find_suspect(claimed)
+    worker.pace_of(task_type).is_careful = suspect is not None
+    if suspect is None:
+        worker.hand.take(claimed)
+    else:
+        worker.hand.take([suspect])
+        outlast(lambda: give_back([item for item in claimed if item is not suspect]))
 
 
 def run_waiting(hand: Hand) -> int:

@@ -4,7 +4,9 @@ Each step takes rows that nobody else holds (SKIP LOCKED) and moves them on wher
 several sweeps at once, or one that dies half-way, do no harm.
 """
 
+import json
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 
@@ -57,12 +59,50 @@ def cancel_expired() -> int:
 
 
 def take_back_leases() -> int:
-    """Fail the attempts whose lease ran out, their worker being dead or stuck: tried again, or failed for good."""
+    """Fail the attempts whose lease ran out, their worker being dead or stuck: tried again, or failed for good.
+
+    Of several tasks in one Celery process's hand only one can have begun: none of them spends a retry, and whoever
+    claims them next runs each alone (tasks.company), so that the one which ends processes is found.
+    """
     with transaction.atomic():
         rows = QUERIES.run("expired_leases", limit=BATCH)
-        for row in rows:
-            take_back(row)
+        in_hand = count_in_hand({row["worker"] for row in rows})
+        for worker, held in group_by_worker(rows).items():
+            if in_hand.get(worker, 1) > 1:
+                take_back_hand(worker, held, in_hand[worker])
+            else:
+                for row in held:
+                    take_back(row)
     return len(rows)
+
+
+def count_in_hand(workers: set[UUID]) -> dict[UUID, int]:
+    """Return how many tasks each Celery process holds; without other agents, which may run many at once."""
+    rows = QUERIES.run("tasks_in_hand", {"workers": list(workers)}) if workers else []
+    return {row["worker"]: row["number"] for row in rows}
+
+
+def group_by_worker(rows: list[dict[str, Any]]) -> dict[UUID, list[dict[str, Any]]]:
+    groups: dict[UUID, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["worker"], []).append(row)
+    return groups
+
+
+def take_back_hand(worker: UUID, held: list[dict[str, Any]], in_hand: int) -> None:
+    reason = f"lease expired: worker {worker} is lost or stuck; {in_hand} tasks were in its hand, no retry is spent"
+    details = {"type": "lease_expired", "worker": str(worker), "in_hand": in_hand}
+    parameters = {
+        "worker": worker,
+        "task_ids": [row["task_id"] for row in held],
+        "task_types": [row["task_type"] for row in held],
+        "attempts": [row["attempt"] for row in held],
+        "reason": reason,
+        "error_details": json.dumps(details),
+    }
+    back = QUERIES.run("take_back_hand", parameters)
+    tickets.send_on_commit(row["task_type"] for row in back)
+    _announced(back)
 
 
 def take_back(row: dict[str, Any]) -> str:

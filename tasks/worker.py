@@ -126,6 +126,7 @@ class Worker:
     def give_up(self, running: Running) -> None:
         """Record the time-out, then end the process: a handler that does not listen cannot be stopped otherwise."""
         try:
+            self.leave_alone()
             if not running.is_lost:
                 seconds = running.claimed.timeout_seconds
                 message = f"timed out after {seconds:g} s and ignored it: its process was killed"

@@ -261,6 +261,39 @@ SELECT q.task_id::uuid, q.task_type, q.attempt, q.worker, q.retry_count FROM tas
 WHERE q.status = 'running' AND q.lease_until < clock_timestamp()
 ORDER BY q.lease_until LIMIT $limit FOR UPDATE SKIP LOCKED
 
+-- name: tasks_in_hand
+-- How many tasks each of these Celery processes holds. It runs one at a time: of several, all but one wait in its hand.
+SELECT q.worker, count(*) AS number FROM tasks.queue q
+JOIN agents.registry r ON r.agent_id = q.worker AND r.agent_type = 'celery-worker'
+WHERE q.status = 'running' AND q.worker = ANY(%(workers)s::uuid[]) GROUP BY q.worker
+
+-- name: take_back_hand
+-- Fenced. What a process had in hand when its leases ran out: ready again at once, no retry is spent.
+WITH back AS (
+  UPDATE tasks.queue q SET status = 'queued', status_reason = %(reason)s, lease_until = NULL
+  FROM unnest(%(task_ids)s::uuid[], %(task_types)s::text[], %(attempts)s::int[]) AS held (task_id, task_type, attempt)
+  WHERE q.task_id = held.task_id AND q.task_type = held.task_type AND q.attempt = held.attempt
+    AND q.worker = %(worker)s AND q.status = 'running'
+  RETURNING q.task_id, q.task_type, q.attempt
+), closed AS (
+  UPDATE tasks.executions e SET
+    status = 'failed', completed_at = greatest(clock_timestamp(), e.started_at),
+    error_message = %(reason)s, error_details = %(error_details)s::jsonb
+  FROM back b
+  WHERE e.task_id = b.task_id AND e.execution_attempt = b.attempt AND e.agent_id = %(worker)s AND e.completed_at IS NULL
+)
+SELECT b.task_id::uuid, b.task_type FROM back b
+
+-- name: died_in_company
+-- Of these tasks those whose last attempt, but for those given back, ended with a process that had others in hand too.
+SELECT m.task_id FROM unnest(%(task_ids)s::uuid[]) AS m (task_id)
+CROSS JOIN LATERAL (
+  SELECT e.error_details FROM tasks.executions e
+  WHERE e.task_id = m.task_id AND e.status = 'failed'
+    AND e.execution_id >= partitions.uuid7_floor(partitions.uuid7_time(m.task_id) - interval '10 minutes')
+  ORDER BY e.execution_id DESC LIMIT 1) last
+WHERE last.error_details ->> 'type' = 'lease_expired' AND (last.error_details ->> 'in_hand')::int > 1
+
 -- name: expired_tasks
 SELECT q.task_id::uuid FROM tasks.queue q
 WHERE q.status IN ('pending', 'queued') AND q.expires_at <= now()

@@ -115,6 +115,17 @@ def test_a_poisonous_task_costs_its_attempts_and_nothing_else(worker, faults):
     count(faults, len(others))
 
 
+def test_short_tasks_in_a_killed_process_s_hand_lose_nothing_by_the_one_that_killed_it(worker, faults):
+    """None of them may be tried again: an attempt that never began must not count."""
+    enqueue_many(NewTask(task_type="fleet.mixed") for _ in range(60))
+    poison = enqueue("fleet.mixed", "poison")
+    enqueue_many(NewTask(task_type="fleet.mixed") for _ in range(60))
+    sweep_until(lambda: status_of(poison) == "failed")
+    sweep_until(lambda: Task.objects.filter(status="completed").count() == 120)
+    faults.happened("worker process killed by its own task", Execution.objects.filter(task_id=poison).count())
+    count(faults, 120)
+
+
 @pytest.mark.deep
 def test_two_beats_enqueue_each_moment_once(worker, celery, faults):
     from operators.schedules import install_schedules

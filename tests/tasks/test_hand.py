@@ -2,17 +2,21 @@
 
 import sys
 import threading
+from datetime import timedelta
 
 import pytest
+from django.utils import timezone
 
 from operators.audit import Actor
 from tasks import hand as hand_module
 from tasks import jobs
-from tasks.claim import Ended, cancel, claim, finish_many, give_back
+from tasks.claim import Ended, Failure, cancel, claim, fail, finish_many, give_back
+from tasks.company import find_suspect
 from tasks.enqueue import NewTask, enqueue, enqueue_many
 from tasks.hand import Hand, Pace
 from tasks.limits import Bounds, set_limit
 from tasks.models import Execution, Task
+from tasks.sweep import take_back_leases
 from tests.tasks.conftest import eventually, status_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_broker")]
@@ -202,3 +206,68 @@ def test_a_hand_is_held_up_only_by_what_is_long_and_not_alone(monkeypatch, agent
     assert hand.is_held_up()
     hand.take_waiting()
     assert not hand.is_held_up()
+
+
+# -- a process that ends with several in hand ---------------------------------------------------------------------
+def die(worker_id):
+    """Let a process end: its leases run out, and the sweep takes back what it had in hand."""
+    Task.objects.filter(worker=worker_id, status="running").update(lease_until=timezone.now() - timedelta(1))
+    return take_back_leases()
+
+
+def test_what_a_dead_process_never_began_spends_no_retry_and_what_it_had_alone_does(this_worker):
+    ids = fill("echo", 3, max_retries=1)
+    claim("echo", this_worker.agent_id, limit=3)
+    assert die(this_worker.agent_id) == 3
+    assert statuses(ids) == ["queued"] * 3
+    assert set(Task.objects.values_list("attempt", "retry_count")) == {(1, 0)}
+    told = Execution.objects.values_list("status", "error_details__type", "error_details__in_hand")
+    assert list(told) == [("failed", "lease_expired", 3)] * 3
+    (alone,) = claim("echo", this_worker.agent_id)
+    assert die(this_worker.agent_id) == 1
+    task = Task.objects.get(pk=alone.task_id)
+    assert (task.attempt, task.retry_count) == (2, 1)
+
+
+def test_an_agent_that_is_no_celery_process_runs_all_that_it_has(agent_id):
+    fill("echo", 3, max_retries=1)
+    claim("echo", agent_id, limit=3)
+    assert die(agent_id) == 3
+    assert set(Task.objects.values_list("retry_count", flat=True)) == {1}
+
+
+def test_after_that_each_of_them_runs_alone_and_then_several_at_once_again(handles, this_worker, other_id):
+    most = []
+    handles("mine", lambda context: most.append(Task.objects.filter(status="running").count()))
+    ids = fill("mine", 6)
+    claim("mine", this_worker.agent_id, limit=6)
+    die(this_worker.agent_id)
+    this_worker.pace_of("mine").size = 4
+    assert jobs.run_ticket("mine") == 6
+    assert most == [1] * 6
+    assert set(statuses(ids)) == {"completed"}
+    assert Execution.objects.filter(error_message="given back before it began").count() <= 3
+    more = fill("mine", 30)
+    most.clear()
+    assert jobs.run_ticket("mine") == len(more)
+    assert max(most) > 1
+
+
+def test_a_task_that_was_given_back_after_such_an_end_still_runs_alone(this_worker):
+    fill("echo", 2)
+    claim("echo", this_worker.agent_id, limit=2)
+    die(this_worker.agent_id)
+    items = claim("echo", this_worker.agent_id, limit=2)
+    assert find_suspect(items) in items
+    give_back(items)
+    again = claim("echo", this_worker.agent_id, limit=2)
+    assert find_suspect(again) is not None
+    finish_many([Ended(item) for item in again])
+
+
+def test_a_retry_after_a_failure_of_its_own_makes_nobody_a_suspect(this_worker):
+    fill("echo", 2, max_retries=3)
+    for item in claim("echo", this_worker.agent_id, limit=2):
+        fail(item, Failure("no luck", delay_seconds=0))
+    retried = claim("echo", this_worker.agent_id, limit=2)
+    assert find_suspect(retried) is None

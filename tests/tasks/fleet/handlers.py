@@ -53,6 +53,13 @@ def poison(context):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@handler("fleet.mixed", max_retries=0)
+def mixed(context):
+    """A short task, but for one that takes its process along."""
+    if context.payload == "poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @handler("fleet.prints", max_retries=0)
 def prints(context):
     line = "x" * 999
