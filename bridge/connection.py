@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import nats.errors
 from django.conf import settings
@@ -24,6 +23,7 @@ from nats.aio.client import Client as NatsClient
 from nats.js import JetStreamContext
 
 from bridge.publisher import Publisher
+from bridge.servers import connect_options, where
 from pg.errors import Unreachable
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,12 @@ class Client:
 
 
 class Link:
-    """One loop thread and its connection, which looks for the servers in `url` (comma separated) until closed."""
+    """One loop thread and its connection, which looks for the servers in `url` (comma separated), and for those that
+    they tell of, until closed. `where` names them for people. Raises Refused for an `url` that cannot be meant."""
 
     def __init__(self, url: str) -> None:
-        self.servers = [part.strip() for part in url.split(",") if part.strip()]
+        self.options = connect_options(url)
+        self.where = where(url)
         self.last_error = "not connected yet"
         self.reconnects = 0
         self._closing = False
@@ -83,7 +85,7 @@ class Link:
             nats.errors.NoRespondersError,
             nats.errors.ConnectionClosedError,
         ) as e:
-            raise Unreachable(f"NATS at {self.where()}: {e}", HINT) from e
+            raise Unreachable(f"NATS at {self.where}: {e}", HINT) from e
         finally:
             running.cancel()  # nothing to cancel unless the deadline passed
 
@@ -118,10 +120,6 @@ class Link:
             return False
         return bool(self._client.result().nc.is_connected)
 
-    def where(self) -> str:
-        """Return the servers without passwords."""
-        return ", ".join(urlsplit(server).netloc.rpartition("@")[2] or server for server in self.servers)
-
     def close(self) -> None:
         """Close the connection and end the thread; nothing that waits is answered."""
         self._closing = True
@@ -146,7 +144,7 @@ class Link:
         self._drop_transport()
         self._nc = NatsClient()
         await self._nc.connect(
-            self.servers,
+            **self.options,
             name="mistersmith",
             connect_timeout=CONNECT_SECONDS,
             reconnect_time_wait=RECONNECT_SECONDS,
@@ -162,19 +160,21 @@ class Link:
         return self._nc
 
     async def _note_error(self, error: Exception) -> None:
+        if self._nc is not None and not self._nc.is_connected:
+            self._drop_transport()
         text = f"{type(error).__name__}: {error}".rstrip(": ")
         level = logging.DEBUG if text == self.last_error else logging.WARNING  # an outage repeats itself
         self.last_error = text
-        log.log(level, "NATS at %s: %s", self.where(), text)
+        log.log(level, "NATS at %s: %s", self.where, text)
 
     async def _note_loss(self) -> None:
         if not self._closing:
-            log.warning("NATS at %s: connection lost, looking for it", self.where())
+            log.warning("NATS at %s: connection lost, looking for it", self.where)
 
     async def _note_return(self) -> None:
         self.reconnects += 1
         self.last_error = ""
-        log.warning("NATS at %s: connected again", self.where())
+        log.warning("NATS at %s: connected again", self.where)
 
     async def _reopen(self) -> None:
         """A client that gave up (bad credentials, for instance) is closed for ever: begin with a new one."""
@@ -194,8 +194,8 @@ class Link:
         await asyncio.sleep(0)  # lets the loop close the socket
 
     def _drop_transport(self) -> None:
-        """Close the socket of a client that was stopped while it connected, or while it closed itself: nats-py (2.16)
-        leaves it open then, and close() of such a client does nothing."""
+        """Close the socket of a client that was stopped while it connected or closed itself, or whose server hung up in
+        the middle of a greeting: nats-py (2.16) leaves it open, and close() of such a client does nothing."""
         if self._nc is not None and self._nc._transport is not None:
             self._nc._transport.close()
 
@@ -207,7 +207,7 @@ class Link:
         return future.result()
 
     def _unreachable(self) -> Unreachable:
-        return Unreachable(f"NATS at {self.where()} does not answer ({self.last_error or 'no answer'})", HINT)
+        return Unreachable(f"NATS at {self.where} does not answer ({self.last_error or 'no answer'})", HINT)
 
 
 _link: Link | None = None

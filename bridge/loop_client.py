@@ -14,6 +14,7 @@ from django.conf import settings
 from bridge.breaker import Breaker
 from bridge.connection import API_SECONDS, HINT, PENDING_BYTES, RECONNECT_SECONDS, Client
 from bridge.publisher import Publisher
+from bridge.servers import connect_options
 from pg.errors import Unreachable
 
 FIRST_SECONDS = 2
@@ -44,7 +45,7 @@ async def connect() -> Client:
     try:
         async with asyncio.timeout(FIRST_SECONDS):
             nc = await nats.connect(
-                [part.strip() for part in settings.NATS_URL.split(",") if part.strip()],
+                **connect_options(settings.NATS_URL),
                 name="mistersmith",
                 reconnect_time_wait=RECONNECT_SECONDS,
                 max_reconnect_attempts=-1,

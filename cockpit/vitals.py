@@ -5,7 +5,6 @@ import json
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
 
 import kombu
@@ -14,6 +13,7 @@ from celery import current_app
 from django.conf import settings
 from django.db import connection
 
+from bridge.servers import connect_options
 from cockpit.servers import Nats
 from pg.errors import Unreachable
 
@@ -51,7 +51,8 @@ def ask_nats() -> NatsVitals:
 async def greet_nats() -> NatsVitals:
     # with these three nats-py says at once that nobody listens; without them it waits for the time-out
     once = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0}
-    client = await nats.connect(settings.NATS_URL, connect_timeout=TIMEOUT_SECONDS, error_cb=ignore, **once)
+    options = connect_options(settings.NATS_URL)
+    client = await nats.connect(**options, connect_timeout=TIMEOUT_SECONDS, error_cb=ignore, **once)
     try:
         info: dict[str, Any] = client._server_info
         return NatsVitals(str(info["version"]), bool(info.get("jetstream")), client.max_payload)
@@ -112,12 +113,12 @@ def server_row(name: str, address: str, ask: Any) -> dict[str, Any]:
         return {**row, "state": "unreachable", "version": None, "address": address, "error": reason(error)}
 
 
-def without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def without_password(text: str) -> str:
+    """Return a text without the users and passwords of the URLs in it."""
+    return re.sub(r"//[^@/\s]*@", "//", text)
 
 
 def reason(error: BaseException) -> str:
     """Return the first line of an error, without passwords."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return re.sub(r"//[^@/\s]*@", "//", text)
+    return without_password(text)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from bridge import topology
+from bridge.connection import Link
 from tests.bridge.conftest import wait_until
 from tests.faults.bridging import ROOT, Bridging, choose
 from tests.faults.nats_cluster import running_cluster
@@ -61,6 +62,28 @@ def test_setup_spreads_over_the_cluster_sees_drift_and_grows_from_one_replica(br
     wait_until(lambda: bridging.kv_or_none() == {(bridging.agents[0], "kv"): 1}, 60)
     faults.did(streams=len(found))
     faults.wrong(lost=0 if bridging.kv() else 1)
+
+
+def test_a_process_that_knows_one_server_goes_to_those_that_it_was_told_of(cluster, faults, caplog):
+    """Its server is killed for good; the user and the password of NATS_URL hold for the others."""
+    known, *_ = cluster.nodes
+    link = Link(known.server.url())
+    try:
+        wait_until(link.is_connected)
+        faults.kill("node", known)
+        wait_until(lambda: link.reconnects and link.is_connected())
+        told = link.call(read_connected, 10)
+        assert told != known.server.port()
+    finally:
+        link.close()
+    faults.did(reconnects=link.reconnects)
+    faults.wrong(refused=caplog.text.count("Authorization"))
+
+
+async def read_connected(client):
+    """Return the port of the server that answers."""
+    await client.nc.flush()
+    return client.nc.connected_url.port
 
 
 @pytest.mark.parametrize("seconds", [pytest.param(5, id="short"), pytest.param(60, id="60-s")])
