@@ -16,9 +16,8 @@ from bridge.changes import Letter
 from bridge.connection import Client
 from bridge.fence import shared_fence
 from bridge.flusher import Flushed, flush_batch
-from bridge.lags import Lags
-from bridge.part import Part
-from bridge.puller import Pulled, Puller, acknowledge, put_back
+from bridge.puller import acknowledge, put_back
+from bridge.pulling import CALL_SECONDS, WAIT_SECONDS, Pulling
 from bridge.sources import note_epochs, note_flushed
 from bridge.targets import TARGETS
 from pg.errors import MisterSmithError, Unreachable
@@ -27,25 +26,20 @@ log = logging.getLogger(__name__)
 
 ENOUGH, MOST = 50, 2_000  # rows of a batch when nothing is behind, and at most
 LINGER_SECONDS = 0.1  # the longest that a first row waits for others
-WAIT_SECONDS = 0.5
-CALL_SECONDS = 10
 CONFLICT_SECONDS = 0.1  # how soon a change that waits for the relay is tried again
 FENCED_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 
 
-class Flusher(Part):
+class Flusher(Pulling):
     """Flushes one bucket until stopped."""
 
     def __init__(self, bucket: str) -> None:
         super().__init__(f"flusher {bucket}")
         self.target = TARGETS[bucket]
         self.flush = topology.flushes()[bucket]
-        self.lags = Lags()
         self.totals = Flushed()
-        self.pending = 0  # messages on the server that nobody has yet
         self.unsettled = 0  # delivered, not acknowledged
-        self._puller: Puller | None = None
         self._next_look = 0.0
 
     def prepare(self, db: BaseDatabaseWrapper) -> None:
@@ -56,13 +50,8 @@ class Flusher(Part):
         found = setup.read_found()
         note_epochs(db, found.created)
         epoch = topology.flush_epoch(found.configs[self.flush.stream]) or found.created[self.flush.source]
-        self._puller = connection.call(lambda client: self._start(client, epoch))
+        self.begin(self.flush.stream, topology.FLUSHER, epoch)
         self._next_look = 0.0
-
-    async def _start(self, client: Client, epoch: int) -> Puller:
-        if self._puller:
-            await self._puller.stop()
-        return await Puller(client.nc, self.flush.stream, topology.FLUSHER, epoch).start()
 
     def replace_when_flushed(self) -> None:
         """Make the FLUSH stream anew where its bucket was, unless it still holds what is to be flushed."""
@@ -75,22 +64,12 @@ class Flusher(Part):
 
     def turn(self, db: BaseDatabaseWrapper) -> None:
         """Flush one batch. What is not acknowledged comes again."""
-        pulled = self.pull()
+        pulled = self.pull(MOST, max(ENOUGH, min(self.pending, MOST)), LINGER_SECONDS)
         if pulled.letters:
             self.flush_letters(db, pulled.letters)
         self.outage.end()
         if time.monotonic() >= self._next_look:
             self.look(db)
-
-    def pull(self) -> Pulled:
-        puller = self._puller
-        assert puller is not None  # noqa: S101  (prepare made it)
-        enough = max(ENOUGH, min(self.pending, MOST))
-        pulled = connection.call(
-            lambda _: puller.pull(MOST, enough, WAIT_SECONDS, LINGER_SECONDS), CALL_SECONDS
-        )
-        self.pending = pulled.pending
-        return pulled
 
     def flush_letters(self, db: BaseDatabaseWrapper, letters: Sequence[Letter]) -> None:
         with shared_fence(db) as held:

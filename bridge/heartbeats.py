@@ -13,8 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from nats.aio.msg import Msg
 
 from agents.liveness import record_heartbeats
-from bridge import connection
-from bridge.connection import Client
+from bridge.listener import Listener
 from bridge.part import Part
 from bridge.session import execute
 
@@ -35,15 +34,13 @@ class Heartbeats(Part):
         super().__init__("heartbeats")
         self.seen: dict[UUID, int | None] = {}
         self.recorded = self.refused = 0
-        self._subscription: Any = None
+        self._listener = Listener(SUBJECT, self._hear, GROUP)
 
     def prepare(self, db: BaseDatabaseWrapper) -> None:
-        connection.call(self._listen)
+        self._listener.begin()
 
-    async def _listen(self, client: Client) -> None:
-        if self._subscription is not None and not client.nc.is_closed:
-            await self._subscription.unsubscribe()
-        self._subscription = await client.nc.subscribe(SUBJECT, queue=GROUP, cb=self._hear)
+    def end(self) -> None:
+        self._listener.end()
 
     async def _hear(self, message: Msg) -> None:
         beat = read_heartbeat(message.subject, message.data, message.headers or {})

@@ -49,6 +49,9 @@ class Part:
     def prepare(self, db: BaseDatabaseWrapper) -> None:
         """Get ready. Raises MisterSmithError where that has to wait."""
 
+    def end(self) -> None:
+        """Give back what others shall have. Called when `run` ends because it was told to."""
+
     def figures(self) -> dict[str, Any]:
         """Return what operators want to know of this part."""
         return {}
@@ -69,6 +72,7 @@ class Part:
                 time.sleep(RETRY_SECONDS)
             finally:
                 connections.close_all()  # of this thread: the rooms' functions use them
+        self.end()
 
     def open(self) -> AbstractContextManager[BaseDatabaseWrapper]:
         """Give the session that `turn` gets."""

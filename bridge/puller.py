@@ -5,6 +5,7 @@ late is simply part of the next batch.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
@@ -51,9 +52,12 @@ class Puller:
         return self
 
     async def stop(self) -> None:
-        """What came and was not returned is delivered again to whoever asks next, after the consumer's ack_wait."""
+        """Ask for nothing more; what came and was not returned goes to whoever asks next, at once."""
         if not self._nc.is_closed:
-            await self._subscription.unsubscribe()
+            with contextlib.suppress(nats.errors.Error):  # a lost connection: the consumer's ack_wait does it
+                await self._subscription.drain()  # what is on its way still comes
+                await put_back(self._nc, [to_letter(message, self._epoch) for message in self._come], 0)
+        self._come.clear()
 
     async def pull(self, most: int, enough: int, wait_seconds: float, linger_seconds: float) -> Pulled:
         """Return up to `most` messages: as soon as `enough` are there, or `linger_seconds` after the first came, or
@@ -164,6 +168,6 @@ async def acknowledge(nc: Client, letters: Iterable[Letter]) -> None:
 
 async def put_back(nc: Client, letters: Iterable[Letter], delay_seconds: float) -> None:
     """Have these delivered again, not before `delay_seconds`."""
-    answer = b'-NAK {"delay": %d}' % int(delay_seconds * 1e9)
+    answer = b'-NAK {"delay": %d}' % int(delay_seconds * 1e9) if delay_seconds else b"-NAK"
     for letter in letters:
         await nc.publish(letter.reply, answer)

@@ -15,18 +15,14 @@ from django.utils import timezone
 
 from bridge import connection, setup, topology
 from bridge.changes import Letter
-from bridge.connection import Client
 from bridge.dead_letters import bury, is_poison
-from bridge.lags import Lags
-from bridge.part import Part
-from bridge.puller import Puller, acknowledge
+from bridge.puller import acknowledge
+from bridge.pulling import CALL_SECONDS, Pulling
 from bridge.session import execute
 from pg.errors import MisterSmithError
 
 BATCH, ENOUGH = 100, 50
 LINGER_SECONDS = 0.05
-WAIT_SECONDS = 0.5
-CALL_SECONDS = 10
 
 
 class Done(StrEnum):
@@ -38,7 +34,7 @@ class Done(StrEnum):
     DEAD = "dead"
 
 
-class Reader(Part):
+class Reader(Pulling):
     """Reads one consumer until stopped; a subclass says what one message does. Any number may run at once."""
 
     consumer = ""  # its label in the topology
@@ -48,9 +44,6 @@ class Reader(Part):
         self.item = topology.consumers()[self.consumer]
         super().__init__(self.item.name)
         self.totals = dict.fromkeys(Done, 0)
-        self.lags = Lags()
-        self.pending = 0
-        self._puller: Puller | None = None
 
     def apply(self, letter: Letter) -> Done:
         """Do what the message says, inside a transaction on the default connection. Raises MisterSmithError (without
@@ -64,20 +57,10 @@ class Reader(Part):
     def prepare(self, db: BaseDatabaseWrapper) -> None:
         setup.apply_plan(setup.make_plan(setup.read_found()), ("create", "update"))
         epoch = setup.read_found().created.get(self.item.stream, 0)
-        self._puller = connection.call(lambda client: self._start(client, epoch))
-
-    async def _start(self, client: Client, epoch: int) -> Puller:
-        if self._puller:
-            await self._puller.stop()
-        return await Puller(client.nc, self.item.stream, self.item.name, epoch).start()
+        self.begin(self.item.stream, self.item.name, epoch)
 
     def turn(self, db: BaseDatabaseWrapper) -> None:
-        puller = self._puller
-        assert puller is not None  # noqa: S101  (prepare made it)
-        pulled = connection.call(
-            lambda _: puller.pull(BATCH, ENOUGH, WAIT_SECONDS, LINGER_SECONDS), CALL_SECONDS
-        )
-        self.pending = pulled.pending
+        pulled = self.pull(BATCH, ENOUGH, LINGER_SECONDS)
         if pulled.letters:
             self.read_batch(pulled.letters)
             connection.call(lambda client: acknowledge(client.nc, pulled.letters), CALL_SECONDS)

@@ -15,12 +15,12 @@ from django.db import InterfaceError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from nats.aio.msg import Msg
 
-from bridge import connection, setup
-from bridge.connection import Client
+from bridge import setup
 from bridge.delivery import WAKE_SUBJECT
 from bridge.fence import try_lead
 from bridge.hold import require_free
 from bridge.lags import Lags
+from bridge.listener import Listener
 from bridge.outage import Outage
 from bridge.part import SESSION_SETTINGS
 from bridge.relay import BATCH_ROWS, Batch, Memory, relay_batch
@@ -57,6 +57,7 @@ class Relay:
         self.totals: Counter[str] = Counter()
         self._stopping = False
         self._woken = threading.Event()
+        self._listener = Listener(WAKE_SUBJECT, self._wake)
         self._is_prepared = False
 
     def stop(self) -> None:
@@ -72,6 +73,7 @@ class Relay:
             except (OperationalError, InterfaceError) as error:
                 self.outage.note(f"PostgreSQL: {error}".strip())
                 time.sleep(RETRY_SECONDS)
+        self._listener.end()
 
     def lead(self, db: BaseDatabaseWrapper) -> None:
         """Wait for the lead, then relay until stopped. The lead ends with the session."""
@@ -113,11 +115,8 @@ class Relay:
         for step in setup.apply_plan(setup.make_plan(setup.read_found()), ("create", "update")):
             log.warning("topology: %s %s: %s", step.action, step.object, step.why)
         note_epochs(db, setup.read_found().created)
-        connection.call(self._listen)
+        self._listener.begin()
         self._is_prepared = True
-
-    async def _listen(self, client: Client) -> None:
-        await client.nc.subscribe(WAKE_SUBJECT, cb=self._wake)
 
     async def _wake(self, message: Msg) -> None:
         self._woken.set()

@@ -7,15 +7,17 @@ from contextlib import contextmanager
 import pytest
 
 from agents.models import AgentState
-from bridge import connection, setup
+from bridge import connection, setup, topology
 from bridge.fence import FENCE
 from bridge.flush_runner import Flusher
+from bridge.heartbeats import Heartbeats
 from bridge.models import Source
 from bridge.part import Part, run_parts
+from bridge.received import MessageReader
 from bridge.runner import Relay
 from bridge.session import execute, open_session
 from tests.bridge.conftest import empty_outbox, put, rows, value, wait_until
-from tests.bridge.flushing import state
+from tests.bridge.flushing import pulling, state, write
 
 pytestmark = pytest.mark.usefixtures("committed")
 
@@ -54,6 +56,45 @@ def test_what_agents_wrote_while_nobody_flushed_is_not_lost(jetstream, agent):
     put("AGENT_STATE", f"{agent.pk}.b", 1)
     with running(Flusher("AGENT_STATE")):
         wait_until(lambda: state(agent) == {"a": 2, "b": 1})
+
+
+PARTS = {
+    "flusher": lambda: Flusher("AGENT_STATE"),
+    "messages": MessageReader,
+    "heartbeats": Heartbeats,
+    "relay": Relay,
+}
+
+
+@pytest.mark.parametrize("make", PARTS.values(), ids=PARTS)
+def test_a_part_that_stops_leaves_nothing_on_a_connection_that_lives_on(jetstream, make):
+    before = subscriptions()
+    with running(make()):
+        wait_until(lambda: subscriptions() > before)
+    assert subscriptions() == before
+    for item in topology.consumers().values():
+        info = connection.call(lambda c, item=item: c.jetstream.consumer_info(item.stream, item.name))
+        assert info.num_waiting == 0, f"{item.label} keeps a request of somebody who is gone"
+
+
+def subscriptions():
+    return connection.call(count_subscriptions)
+
+
+async def count_subscriptions(client):
+    return len(client.nc._subs)
+
+
+def test_what_came_to_a_puller_that_stops_comes_to_the_next_one_at_once(jetstream, agent):
+    """Not after the consumer's ack_wait of 10 seconds."""
+    for number in range(30):
+        write("AGENT_STATE", f"{agent.pk}.k{number}", number)
+    with pulling("AGENT_STATE") as first:
+        wait_until(lambda: connection.call(lambda _: first.pull(10, 10, 1.0, 1.0)).pending)
+        wait_until(lambda: len(first._come) == 10)  # asked for before it was needed
+    with pulling("AGENT_STATE") as second:
+        pulled = connection.call(lambda _: second.pull(20, 20, 5.0, 5.0), 20)
+    assert sorted(letter.deliveries for letter in pulled.letters) == [1] * 10 + [2] * 10
 
 
 def test_relay_and_flusher_settle_what_both_sides_write(jetstream, agent):
