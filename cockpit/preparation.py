@@ -22,11 +22,9 @@ from cockpit.database_roles import apply_roles, existing_roles
 from cockpit.vitals import ask_broker, ask_nats
 from pg.demands import require_fit_server
 from pg.errors import Refused
+from pg.locks import LOCK_HINT
 
 LOCK_TIMEOUT_MS = 5_000
-LOCK_HINT = (
-    "run `manage.py prepare` again; if that does not help, end the oldest transaction in pg_stat_activity"
-)
 Done = dict[str, Any]
 DEMANDS: dict[str, Callable[[], Any]] = {
     "DATABASE_URL": lambda: require_fit_server(connection),

@@ -18,6 +18,7 @@ from django.test import TransactionTestCase
 import bridge.connection
 from cockpit.servers import Nats, Postgres, Running, Server, Valkey
 from tests.databases import TEMPLATE, Clones, Database, lock_file
+from tests.migration_locks import noting_locks
 
 ADMIN_URL = os.environ["DATABASE_URL"]  # before the worker's own database takes its place
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "gw")
@@ -49,7 +50,8 @@ def migrate(clones: Clones) -> None:
     """Build under another name, so that a failure leaves no half-made template behind."""
     clones.create(f"{TEMPLATE}_new", template="template0")
     use_database(f"{TEMPLATE}_new")
-    call_command("migrate", verbosity=0, interactive=False)
+    with noting_locks():
+        call_command("migrate", verbosity=0, interactive=False)
     call_command("partitions", "apply", stdout=StringIO())
     connections.close_all()
     clones.execute(f"ALTER DATABASE {TEMPLATE}_new RENAME TO {TEMPLATE}")

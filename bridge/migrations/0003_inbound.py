@@ -1,6 +1,7 @@
 import django.db.models.functions.datetime
 from django.db import migrations, models
 
+from pg.locks import LockTables
 from pg.operations import CreateTable, RunSQLFile
 
 STRATEGIES = [
@@ -14,6 +15,15 @@ SETTLED = [*STRATEGIES, ("fenced", "The agent's epoch was over")]
 class Migration(migrations.Migration):
     dependencies = [("bridge", "0002_task_capture"), ("agent_sessions", "0001_initial")]
     operations = [
+        LockTables(
+            {
+                "agents.state": "SHARE ROW EXCLUSIVE",
+                "sessions.active": "ACCESS EXCLUSIVE",
+                "bridge.outbox": "ACCESS EXCLUSIVE",
+                "bridge.quarantine": "ACCESS EXCLUSIVE",
+                "bridge.conflict": "ACCESS EXCLUSIVE",
+            }
+        ),
         CreateTable(
             name="Source",
             sql="bridge/0003_sources",

@@ -2,6 +2,7 @@ import django.db.models.deletion
 import django.db.models.functions.datetime
 from django.db import migrations, models
 
+from pg.locks import LockTables
 from pg.operations import CreateTable, RunSQLFile
 
 PHASES = [
@@ -16,6 +17,14 @@ PHASES = [
 class Migration(migrations.Migration):
     dependencies = [("bridge", "0003_inbound"), ("agents", "0001_initial")]
     operations = [
+        LockTables(
+            {
+                "agents.registry": "SHARE ROW EXCLUSIVE",
+                "agents.state": "SHARE ROW EXCLUSIVE",
+                "bridge.outbox": "ACCESS EXCLUSIVE",
+                "bridge.quarantine": "ACCESS EXCLUSIVE",
+            }
+        ),
         migrations.SeparateDatabaseAndState(
             [RunSQLFile("bridge", "0004_expiry")],
             [

@@ -1,8 +1,9 @@
 from django.db import migrations
 
+from pg.locks import LockTables
 from pg.operations import RunSQLFile
 
 
 class Migration(migrations.Migration):
     dependencies = [("bridge", "0005_hold")]
-    operations = [RunSQLFile("bridge", "0006_state_capture")]
+    operations = [LockTables({"agents.state": "SHARE ROW EXCLUSIVE"}), RunSQLFile("bridge", "0006_state_capture")]

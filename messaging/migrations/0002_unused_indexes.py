@@ -1,8 +1,9 @@
 from django.db import migrations
 
+from pg.locks import LockTables
 from pg.operations import RunSQLFile
 
 
 class Migration(migrations.Migration):
     dependencies = [('messaging', '0001_initial')]
-    operations = [RunSQLFile('messaging', '0002_unused_indexes')]
+    operations = [LockTables({'messages.log': 'ACCESS EXCLUSIVE'}), RunSQLFile('messaging', '0002_unused_indexes')]

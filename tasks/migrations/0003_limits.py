@@ -2,12 +2,14 @@ import django.db.models.functions.datetime
 import pg.uuid7
 from django.db import migrations, models
 
+from pg.locks import LockTables
 from pg.operations import RunSQLFile
 
 
 class Migration(migrations.Migration):
     dependencies = [('tasks', '0002_executions_log')]
     operations = [
+        LockTables({'tasks.types': 'ACCESS EXCLUSIVE', 'tasks.pauses': 'ACCESS EXCLUSIVE'}),
         migrations.SeparateDatabaseAndState(
             database_operations=[RunSQLFile('tasks', '0003_limits')],
             state_operations=[

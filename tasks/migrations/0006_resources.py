@@ -4,6 +4,7 @@ import django.db.models.functions.datetime
 import pg.fields
 from django.db import migrations, models
 
+from pg.locks import LockTables
 from pg.operations import RunSQLFile
 
 PRIORITIES = [('low', 'Low'), ('normal', 'Normal'), ('high', 'High'), ('urgent', 'Urgent'), ('critical', 'Critical')]
@@ -12,6 +13,7 @@ PRIORITIES = [('low', 'Low'), ('normal', 'Normal'), ('high', 'High'), ('urgent',
 class Migration(migrations.Migration):
     dependencies = [('tasks', '0005_dependencies')]
     operations = [
+        LockTables({'tasks.queue': 'ACCESS EXCLUSIVE', 'tasks.identity': 'SHARE ROW EXCLUSIVE'}),
         migrations.SeparateDatabaseAndState(
             database_operations=[RunSQLFile('tasks', '0006_resources')],
             state_operations=[

@@ -1,8 +1,9 @@
 from django.db import migrations
 
+from pg.locks import LockTables
 from pg.operations import RunSQLFile
 
 
 class Migration(migrations.Migration):
     dependencies = [('tasks', '0009_history')]
-    operations = [RunSQLFile('tasks', '0010_turns')]
+    operations = [LockTables({'tasks.queue': 'ACCESS EXCLUSIVE'}), RunSQLFile('tasks', '0010_turns')]
