@@ -45,10 +45,10 @@ check: $(VENV)/.installed-dev ## format, lint, types, migrations, tests
 	@$(MAKE) test
 
 test-deep: $(VENV)/.installed-dev .deep/.installed ## the long tests: clusters, replicas, versions, whole page tables
-	@$(call pytest_some,-m deep)
+	@$(call pytest_some,-n $(WORKERS) --dist loadfile -m deep)
 
 test-ci: $(VENV)/.installed-dev .deep/.installed ## those of the long tests that CI runs after `make test`
-	@exec $(RUN) -m pytest -n $(WORKERS) --dist loadfile -m ci tests tests/deep $(ARGS)
+	@exec $(RUN) -m pytest -n $(WORKERS) --dist loadfile -m ci $(ARGS)
 
 faults: $(VENV)/.installed-dev ## kill things while they work, and count: a table, and bench/results/faults.json
 	@exec env FAULT_COUNTS=bench/results/faults.json $(RUN) -m pytest tests/faults -m 'deep or not deep' $(ARGS)

@@ -114,6 +114,7 @@ def remove_abandoned(home: Path) -> None:
 # What takes longest begins, the many quick files fill up, and no process of the run waits for another at the end.
 # A folder named here stays on one process: its files share a web process and a browser, or a server with a history.
 LONG = (
+    "tests/deep/test_versions.py",
     "tests/recovery/",
     "tests/browser/",
     "tests/faults/test_outages.py",
@@ -129,13 +130,17 @@ LONG = (
     "tests/partitions/test_s3.py",
     "tests/cockpit/test_harness.py",
 )
+# each test of these takes minutes and has servers of its own
+SINGLY = ("tests/deep/test_versions.py",)
 
 
 class Schedule(LoadFileScheduling):
-    """Files, or whole folders of LONG, in the order of the collection."""
+    """Files, whole folders of LONG or single tests of SINGLY, in the order of the collection."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = file_of(nodeid)
+        if file in SINGLY:
+            return nodeid
         return next((path for path in LONG if path.endswith("/") and file.startswith(path)), file)
 
 
