@@ -191,7 +191,8 @@ class Story:
         from django.conf import settings
 
         from recovery import catalogue
-        from recovery.fetch import fetch, plan_fetch
+        from recovery.fetch import fetch
+        from recovery.fetch_plan import plan_fetch
         from recovery.models import Upload
         from recovery.sealing import make_key
         from recovery.upload import upload

@@ -1,8 +1,9 @@
 """Take up a backup that is whole in the store but not in our table, which may have been restored from an older day."""
 
 from recovery import packing
-from recovery.fetch import Found, Source
 from recovery.models import Upload
+from recovery.source import Source
+from recovery.stored import Found
 from recovery.upload_queue import key_of
 
 

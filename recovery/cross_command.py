@@ -10,7 +10,9 @@ from recovery.cross_drill import choose_cross, plan_cross
 from recovery.cross_manifest import read_stored
 from recovery.drill import scratch_folder
 from recovery.errors import UnknownBackup
+from recovery.fetch_command import ALLOW_PLAIN, bring
 from recovery.models import Backup
+from recovery.need import need_of_jetstream
 from recovery.noting import note
 from recovery.pitr import Target
 from recovery.restore_jetstream import Mode, plan_jetstream, restore_jetstream, restoring_session
@@ -40,6 +42,7 @@ def add_cross_verbs(command: OperatorCommand) -> None:
         "--replace", action="store_const", const="replace", dest="mode",
         help="JetStream survived: delete what it holds, it goes back to the same moment",
     )  # fmt: skip
+    parser.add_argument("--allow-plain", action="store_true", help=ALLOW_PLAIN)
     parser.add_argument("--reason", default="by hand", help="kept in the audit")
 
 
@@ -57,11 +60,19 @@ def run_cross(copy: bool, dry_run: bool, **_: Any) -> Answer:
     return Answer(items=[row_of(backup) | {"restore_point": stored.point}], counts=counts)
 
 
-def run_restore_jetstream(mode: Mode | None, dry_run: bool, reason: str, **_: Any) -> Answer:
+def run_restore_jetstream(
+    mode: Mode | None, dry_run: bool, allow_plain: bool, reason: str, **_: Any
+) -> Answer:
     """Exit 1 when rows and keys differ afterwards: then the bridge still stands still."""
     with restoring_session() as db:
+        restored = read_hold(db)
+        need = need_of_jetstream(restored, allow_plain) if restored else None
+        brought = Answer(steps=need.steps) if need and dry_run else bring(need, reason)
         plan = plan_jetstream(db, mode or "")
-        answer = Answer(steps=steps_of_jetstream(plan), warnings=list(plan.warnings))
+        answer = Answer(
+            steps=[*(brought.steps or ()), *steps_of_jetstream(plan)],
+            warnings=brought.warnings + plan.warnings,
+        )
         if dry_run:
             return answer
         note("restore_jetstream", [plan.restored.reason], reason, mode=plan.mode, streams=plan.occupied)
@@ -69,6 +80,7 @@ def run_restore_jetstream(mode: Mode | None, dry_run: bool, reason: str, **_: An
             done = restore_jetstream(db, plan, folder)
         is_free = read_hold(db) is None
     answer.counts = {
+        **brought.counts,
         "streams": len(done.streams),
         "replayed": sum(replayed.applied for replayed in done.replayed),
         "dead_letters": sum(replayed.dead for replayed in done.replayed),

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from recovery import catalogue, manifest
+from recovery.cross_wal import check_wal, describe_wal
 from recovery.errors import Damaged
 from recovery.jetstream import Snapshot, read_snapshot
 from recovery.keeping import How, Keeping
 from recovery.logical import describe
 from recovery.models import Backup
 from recovery.moment import Moment, Place
-from recovery.wal import lsn_text
+from recovery.wal import lsn_text, open_archive
 
 TYPE = "cross_system_consistent"
 
@@ -70,6 +71,7 @@ def describe_postgresql(backup: Backup, chain: list[Backup], moment: Moment) -> 
         ],
         "restore_point": moment.name,
         "restore_point_lsn": lsn_text(moment.lsn),
+        "wal": describe_wal(backup, open_archive()),
     }  # fmt: skip
 
 
@@ -125,15 +127,19 @@ class Stored:
     fenced_ms: float
 
 
-def read_stored(backup: Backup) -> Stored:
-    """Return it, every file compared with the manifest. Raises Damaged."""
+def read_stored(backup: Backup, with_server: bool = True) -> Stored:
+    """Return it, every file compared with the manifest; `with_server` also the manifests of the server's side and its
+    WAL, which JetStream's side does not need. Raises Damaged."""
     folder = catalogue.folder_of(backup)
-    if problems := manifest.check_files(folder, backup.manifest_sha256):
+    if (
+        problems := check_cross(backup)
+        if with_server
+        else manifest.check_files(folder, backup.manifest_sha256)
+    ):
         raise Damaged(
             f"backup {backup.pk}: {'; '.join(problems[:5])}", "choose another one: `manage.py backup list`"
         )
     body = manifest.read_manifest(folder)
-    require_chain(backup, body)
     try:
         entries = body["systems"]["nats"]["streams"] + body["systems"]["nats"]["kv_buckets"]
         names = list(Place.__dataclass_fields__)
@@ -156,15 +162,23 @@ def read_stored(backup: Backup) -> Stored:
         raise Damaged(f"backup {backup.pk}: its manifest lacks {error!r}", "choose another one") from error
 
 
-def require_chain(backup: Backup, body: dict[str, Any]) -> None:
-    """Raise Damaged unless the server's side is the very one that was there: by the SHA-256 of each manifest."""
+def check_cross(backup: Backup) -> list[str]:
+    """Return what is wrong with a cross-system backup's files, its chain and its WAL, one line each. Reads all but the
+    chain's own files."""
+    folder = catalogue.folder_of(backup)
+    if problems := manifest.check_files(folder, backup.manifest_sha256):
+        return problems
+    body = manifest.read_manifest(folder)
+    return check_chain(backup, body) + check_wal(body, open_archive())
+
+
+def check_chain(backup: Backup, body: dict[str, Any]) -> list[str]:
+    """Return what is wrong unless the server's side is the very one that was there: by the SHA-256 of each manifest."""
+    problems = []
     for part in body["systems"]["postgresql"]["chain"]:
         path = catalogue.folder_of(backup) / part["location"] / manifest.NAME
         if not path.is_file():
-            raise Damaged(
-                f"backup {backup.pk} builds on {part['backup_id']}, which is gone", "choose another one"
-            )
-        if manifest.sha256_of(path) != part["manifest_sha256"]:
-            raise Damaged(
-                f"backup {part['backup_id']} is not the one that {backup.pk} builds on", "choose another one"
-            )
+            problems.append(f"it builds on {part['backup_id']}, which is gone")
+        elif manifest.sha256_of(path) != part["manifest_sha256"]:
+            problems.append(f"it builds on {part['backup_id']}, which is not the one that was there")
+    return problems

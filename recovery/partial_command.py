@@ -4,6 +4,10 @@ from typing import Any
 
 from operators.audit import Actor
 from operators.command import Answer, OperatorCommand
+from recovery.fetch_command import ALLOW_PLAIN, bring
+from recovery.fetch_plan import Plan
+from recovery.models import Backup
+from recovery.need import need_of_backup, need_of_server
 from recovery.noting import note
 from recovery.partial import apply_staged, compare_staged
 from recovery.partial_drill import PartialDrill
@@ -27,6 +31,7 @@ def add_partial_verbs(command: OperatorCommand) -> None:
     when.add_argument("--time", help="as of a moment, from base backups: 2026-11-23T10:30:00+00:00")
     when.add_argument("--name", help="as of a restore point")
     when.add_argument("--newest", action="store_true", help="as of the newest moment that is archived")
+    parser.add_argument("--allow-plain", action="store_true", help=ALLOW_PLAIN)
     parser = command.add_verb("staged", run_staged, "list what is staged; or compare one with today's rows")
     parser.add_argument("name", nargs="?", help="staged_... (default: list all)")
     parser = command.add_verb(
@@ -44,10 +49,21 @@ def run_stage(
     table: str | None, schema: str | None, agent: str | None, backup_id: str, **options: Any
 ) -> Answer:
     kind, name = next((k, n) for k, n in (("table", table), ("schema", schema), ("agent", agent)) if n)
-    scope = read_scope(kind, name)
-    staged = stage(scope, backup_id, target_of(options))
+    scope, target = read_scope(kind, name), target_of(options)
+    brought = bring(need_of_stage(backup_id, target, options["allow_plain"]), "for a partial restore")
+    staged = stage(scope, backup_id, target)
     note("stage", [scope], "", staged=staged.name, backup=staged.backup_id)
-    return compared(staged)
+    answer = compared(staged)
+    answer.counts |= brought.counts
+    answer.warnings = brought.warnings + answer.warnings
+    return answer
+
+
+def need_of_stage(backup_id: str, target: Target | None, allow_plain: bool) -> Plan | None:
+    """Return what must be fetched first: a logical backup, or what leads to the target."""
+    if target is None:
+        return need_of_backup(backup_id, Backup.Kind.LOGICAL, allow_plain)
+    return need_of_server(target, backup_id, allow_plain)
 
 
 def target_of(options: dict[str, Any]) -> Target | None:

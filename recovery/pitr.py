@@ -72,7 +72,12 @@ class Recovery:
     @property
     def needed_bytes(self) -> int:
         """How much room the data directory takes at most: the database, or all its parts, and WAL while it replays."""
-        return self.backup.database_bytes + sum(part.size_bytes or 0 for part in self.chain) + (256 << 20)
+        return room_of(self.chain)
+
+
+def room_of(chain: Sequence[Backup]) -> int:
+    """Return how many bytes the data directory of a restored chain takes at most."""
+    return chain[-1].database_bytes + sum(part.size_bytes or 0 for part in chain) + (256 << 20)
 
 
 def plan_recovery(target: Target, wanted: str = "") -> Recovery:

@@ -1,7 +1,7 @@
 """Which cross-system backups JetStream's side comes from, for the moment that PostgreSQL was restored to."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,20 +26,36 @@ class Source:
     moment: datetime | None
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which backups fit a moment: `exact` is of the very one; `before` the newest first, `after` the oldest first."""
+
+    exact: Backup | None
+    before: list[Backup]
+    after: list[Backup]
+
+
+def choose_source(restored: Restored, backups: Sequence[Backup]) -> Choice:
+    """Return which of the backups, given newest first, JetStream's side could come from."""
+    details = restored.details
+    exact = [backup for backup in backups if details.get("value") == f"xs_{backup.pk}"]
+    lsn, timeline = details.get("lsn", 0), details.get("timeline", 1)
+    before = [b for b in backups if (b.end_lsn or 0) <= lsn and leads_to(b, timeline)]
+    after = [b for b in reversed(backups) if (b.end_lsn or 0) > lsn and b.timeline == timeline]
+    return Choice(exact[0] if exact else None, before, after)
+
+
 def find_source(restored: Restored) -> tuple[Source, list[str]]:
     """Return the backup of the very moment; else the newest before it, with FLUSH from the next after it; and what that
     costs, in words. Raises Damaged where the one of the very moment is."""
-    details, backups = restored.details, finished_cross()
+    details, choice = restored.details, choose_source(restored, finished_cross())
     told = details["value"] if details.get("kind") == "time" else details.get("last_commit_at")
     moment = datetime.fromisoformat(told) if told else None
-    for backup in backups:
-        if details.get("value") == f"xs_{backup.pk}":
-            stored = read_stored(backup)
-            return Source(stored, stored, True, moment), []
-    lsn, timeline = details.get("lsn", 0), details.get("timeline", 1)
-    before = first_whole(b for b in backups if (b.end_lsn or 0) <= lsn and leads_to(b, timeline))
-    after = (b for b in reversed(backups) if (b.end_lsn or 0) > lsn and b.timeline == timeline)
-    source = Source(before, first_whole(after) if moment else None, False, moment)
+    if choice.exact is not None:
+        stored = read_stored(choice.exact, with_server=False)
+        return Source(stored, stored, True, moment), []
+    later = first_whole(choice.after) if moment else None
+    source = Source(first_whole(choice.before), later, False, moment)
     return source, costs_of(source)
 
 
@@ -60,7 +76,7 @@ def first_whole(backups: Iterable[Backup]) -> Stored | None:
     """Return the first that is what was written: a damaged one must not keep the others from being used."""
     for backup in backups:
         try:
-            return read_stored(backup)
+            return read_stored(backup, with_server=False)
         except Damaged as error:
             log.warning("passed over: %s", error)
     return None

@@ -11,8 +11,9 @@ from django.utils import timezone
 from recovery import catalogue, packing
 from recovery.adoption import adopt_backup
 from recovery.errors import Damaged, NoKey
-from recovery.fetch import Source, find_stored, inbox
 from recovery.models import Upload
+from recovery.source import Source, inbox
+from recovery.stored import find_stored
 from recovery.upload_queue import key_of, mark_all_stored
 
 

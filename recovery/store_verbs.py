@@ -1,23 +1,19 @@
 """The verbs of `manage.py backup` about what lies elsewhere: receive, upload, fetch, store, parts, key."""
 
 import signal
-from datetime import datetime
 from threading import Event
 from typing import Any
 
-from django.db.models import Count, Sum
 from django.utils import timezone
 
-from operators.audit import Actor, record
 from operators.command import Answer, OperatorCommand
 from pg.errors import Refused
 from recovery import catalogue, packing
-from recovery.fetch import fetch, find_stored, open_source, plan_fetch
-from recovery.models import Backup, Upload
+from recovery.fetch_command import add_fetch_verb
+from recovery.models import Upload
 from recovery.receiving import receive
 from recovery.sealing import KEY_ID, make_key
-from recovery.stocktaking import take_stock
-from recovery.store_retention import spare
+from recovery.stock_command import add_stock_verb
 from recovery.stores import open_store
 from recovery.upload import upload
 from recovery.upload_queue import enqueue, waiting
@@ -32,26 +28,8 @@ def add_store_verbs(command: OperatorCommand) -> None:
     parser = command.add_verb("upload", run_upload, "send what waits to the store; beat does it each minute")
     parser.add_argument("--only", choices=("wal", "backups"), default="")
     parser.add_argument("--dry-run", action="store_true", help="show what waits")
-    parser = command.add_verb(
-        "fetch", run_fetch, "bring a backup and its WAL back from the store; works without the database"
-    )
-    parser.add_argument(
-        "backup_id", nargs="?", default="", help="or its beginning (default: the newest of the server)"
-    )
-    parser.add_argument("--before", help="the newest that ended before this time: 2026-11-23T10:30:00+00:00")
-    parser.add_argument("--list", action="store_true", help="show what the store has")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
-    parser.add_argument("--no-wal", action="store_true", help="the backup only")
-    parser.add_argument(
-        "--allow-plain", action="store_true", help="take what is not encrypted although there are keys"
-    )
-    parser = command.add_verb("store", run_store, "compare the store with what we know of it")
-    parser.add_argument("--read", action="store_true", help="read every object: SHA-256 and key")
-    parser.add_argument(
-        "--repair",
-        action="store_true",
-        help="queue what is missing or damaged again, take up what is unknown",
-    )
+    add_fetch_verb(command)
+    add_stock_verb(command)
     parser = command.add_verb("parts", run_parts, "show where each part of a backup lies")
     parser.add_argument(
         "backup_id", nargs="?", default="newest", help="or its beginning (default: the newest verified)"
@@ -100,98 +78,6 @@ def require_store() -> Any:
             "there is no store: BACKUP_STORE_URL is not set", "set it to s3://bucket/prefix or file:///path"
         )
     return store
-
-
-def run_fetch(
-    backup_id: str, before: str | None, list: bool, dry_run: bool, no_wal: bool, allow_plain: bool, **_: Any
-) -> Answer:
-    if list:
-        return list_stored(allow_plain)
-    plan = plan_fetch(backup_id, moment_of(before), allow_plain, with_wal=not no_wal)
-    answer = Answer(steps=plan.steps, warnings=plan.warnings, counts={"needed_mb": plan.needed_bytes >> 20})
-    if not dry_run:
-        done = fetch(plan)
-        answer.counts |= {"backups": len(done.backups), "wal_files": done.wal}
-        answer.warnings += remember(done.backups)
-    return answer
-
-
-def remember(backups: list[Backup]) -> list[str]:
-    """Put it into the audit and take the doom back; return a warning where there is no database for that."""
-    try:
-        for backup in backups:
-            spare(backup.pk)
-        if backups:
-            record(Actor.of_command(), "recovery.fetch", [backup.pk for backup in backups], reason="by hand")
-    except Exception as error:  # on the bad day there is no database: what was fetched is here all the same
-        return [f"not in the audit: {str(error).strip()}"]
-    return []
-
-
-def moment_of(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Refused(f"{text}: not a time", "write 2026-11-23T10:30:00+00:00") from error
-    if moment.tzinfo is None:
-        raise Refused(f"{text}: which time zone?", f"write {text}+00:00 for UTC")
-    return moment
-
-
-def list_stored(allow_plain: bool) -> Answer:
-    found, warnings = find_stored(open_source(allow_plain))
-    items = [
-        {
-            "backup_id": one.backup.pk,
-            "kind": str(one.backup.kind),
-            "started_at": f"{one.backup.started_at:%Y-%m-%d %H:%M:%S}",
-            "parts": len(one.index.parts),
-            "stored_bytes": one.size_bytes,
-            "key": ", ".join(sorted({part.key_id for part in one.index.parts if part.key_id})) or None,
-            "builds_on": one.backup.parent_id,
-            "here": "yes" if catalogue.is_stored(one.backup) else "",
-        }
-        for one in found
-    ]
-    return Answer(items=items, counts={"backups": len(items)}, warnings=warnings, ok=not warnings)
-
-
-def run_store(read: bool, repair: bool, **_: Any) -> Answer:
-    source = open_source(allow_plain=True)
-    stock, left = take_stock(source, read, repair), waiting(source.store.url)
-    if repair:
-        record(Actor.of_command(), "recovery.repair_store", [source.store.url], reason="by hand")
-    rows = Upload.objects.filter(store=source.store.url).exclude(uploaded_at=None)
-    items = [
-        {
-            "store": source.store.url,
-            "key": row["key_id"] or "not encrypted",
-            "objects": row["number"],
-            "bytes": row["size"],
-        }
-        for row in rows.order_by("key_id")
-        .values("key_id")
-        .annotate(number=Count("pk"), size=Sum("stored_bytes"))
-    ]
-    warnings = stock.problems[:SHOWN]
-    if stock.unknown:
-        warnings.append(
-            f"{len(stock.unknown)} objects are not in our table ({stock.unknown[0]}, ...):"
-            " --repair takes up whole backups, others are left alone"
-        )
-    counts = {
-        "objects": stock.objects,
-        "bytes": stock.size_bytes,
-        "missing": len(stock.missing),
-        "damaged": len(stock.damaged),
-        "unknown": len(stock.unknown),
-        "adopted": stock.adopted,
-        "waiting": left.objects,
-        "doomed": rows.exclude(doomed_at=None).count(),
-    }
-    return Answer(items=items, counts=counts, warnings=warnings, ok=not stock.problems)
 
 
 def run_parts(backup_id: str, **_: Any) -> Answer:

@@ -23,12 +23,13 @@ from pg.errors import MisterSmithError
 from recovery import catalogue, packing, wal_archive
 from recovery.adoption import adopt_backup
 from recovery.errors import Busy, Damaged, Taken, UnknownBackup
-from recovery.fetch import Source, inbox, read_one
 from recovery.logical import explain
 from recovery.manifest import sha256_of
 from recovery.models import Backup, Upload
 from recovery.packing import PartStored
 from recovery.sealing import Keys, is_sealed, keys_of_settings, seal, unseal
+from recovery.source import Source, inbox
+from recovery.stored import read_one
 from recovery.stores import Store, open_store
 from recovery.upload_queue import enqueue, is_index, key_of, mark_all_stored
 from recovery.wal import open_archive

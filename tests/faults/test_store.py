@@ -15,11 +15,13 @@ from django.utils import timezone
 from cockpit.servers.ports import free_port
 from pg.errors import MisterSmithError
 from recovery import catalogue, fetch, manifest, prune, sealing, store_retention, wal_archive
-from recovery.fetch import find_stored, open_source, plan_fetch
+from recovery.fetch_plan import plan_fetch
 from recovery.models import Backup, Upload
 from recovery.physical import Options, describe_physical
+from recovery.source import open_source
 from recovery.stocktaking import take_stock
 from recovery.store_retention import sweep
+from recovery.stored import find_stored
 from recovery.stores import s3 as s3_module
 from recovery.upload import upload
 from recovery.upload_queue import waiting

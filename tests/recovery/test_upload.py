@@ -17,12 +17,14 @@ from django.utils import timezone
 from pg.errors import Unreachable
 from recovery import catalogue, fetch, packing, prune, sealing, store_retention
 from recovery.errors import Busy, Damaged, NoKey, UnknownBackup
-from recovery.fetch import find_stored, open_source, plan_fetch
+from recovery.fetch_plan import plan_fetch
 from recovery.models import Backup, Upload
 from recovery.pitr import Target, plan_recovery
+from recovery.source import open_source
 from recovery.stocktaking import take_stock
 from recovery.store_checks import look_at_store
 from recovery.store_retention import sweep
+from recovery.stored import find_stored
 from recovery.stores.local import LocalStore
 from recovery.upload import upload
 from recovery.upload_queue import enqueue, waiting

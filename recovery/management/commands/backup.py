@@ -13,7 +13,7 @@ from pg.errors import Refused
 from recovery import archiving, catalogue, manifest
 from recovery.catalogue import Status
 from recovery.continuity import look_at_archive
-from recovery.cross_command import add_cross_verbs, moment_of_cross
+from recovery.cross_command import add_cross_verbs
 from recovery.cross_drill import run_cross_drill
 from recovery.daily import Day, run_daily, run_weekly
 from recovery.drill import Drill, run_drill
@@ -24,18 +24,15 @@ from recovery.orders import pin
 from recovery.partial_command import add_partial_verbs, answer_of_partial
 from recovery.partial_drill import run_partial_drill
 from recovery.physical import Options, back_up_server, default_options
-from recovery.pitr import Target, plan_recovery, steps_of
+from recovery.pitr import Target
 from recovery.proving import prove
 from recovery.prune import plan_prune, plan_wal_prune, prune
-from recovery.recover import Proof, recover
-from recovery.restore import plan_restore, restore
+from recovery.restore_command import add_reason, add_restore_verb, add_target, answer_of_proof, target_of
 from recovery.retention import Step
 from recovery.rows import row_of
 from recovery.store_verbs import add_store_verbs
 from recovery.verify import Verdict
 from recovery.wal import lsn_text
-
-TARGETS = ("time", "lsn", "name", "xid")
 
 
 class Command(OperatorCommand):
@@ -76,7 +73,7 @@ class Command(OperatorCommand):
         parser.add_argument("--dry-run", action="store_true", help="print the plan only")
         parser.add_argument("--force", action="store_true", help="also when unusually many would go")
         add_reason(parser)
-        self.add_restore()
+        add_restore_verb(self)
         add_cross_verbs(self)
         add_partial_verbs(self)
         add_store_verbs(self)
@@ -89,27 +86,6 @@ class Command(OperatorCommand):
             "--level", type=int, default=1, choices=range(10), metavar="0..9", help="compression"
         )
 
-    def add_restore(self) -> None:
-        parser = self.add_verb("restore", run_restore, "restore a database, or the whole server to a moment")
-        usual = "the newest verified one, or one that fits the target"
-        parser.add_argument("backup_id", nargs="?", default="", help=f"or its beginning (default: {usual})")
-        parser.add_argument("--dry-run", action="store_true", help="print the plan only")
-        place = parser.add_mutually_exclusive_group(required=True)
-        place.add_argument(
-            "--target-database", metavar="NAME", help="a logical backup, into a new or empty database"
-        )
-        place.add_argument(
-            "--target-directory", metavar="DIR", type=Path, help="the server, into a new data directory"
-        )
-        add_target(parser)
-        parser.add_argument("--replace", action="store_true",
-                            help="move a data directory that no server runs on aside, instead of refusing")  # fmt: skip
-        add_reason(parser)
-
-
-def add_reason(parser: Any) -> None:
-    parser.add_argument("--reason", default="by hand", help="kept in the audit")
-
 
 def add_backups(parser: Any, default: str) -> None:
     parser.add_argument("backup_ids", nargs="*", metavar="backup_id", help=f"(default: {default})")
@@ -121,25 +97,6 @@ def add_copy_options(parser: Any) -> None:
     )
     parser.add_argument("--compress", help="pg_basebackup's --compress, for instance server-gzip:1")
     parser.add_argument("--checkpoint", choices=("fast", "spread"), default="fast")
-
-
-def add_target(parser: Any) -> None:
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument("--time", help="2026-11-23T10:30:00+00:00")
-    target.add_argument("--lsn", help="0/3000028")
-    target.add_argument("--name", help="a restore point: pg_create_restore_point")
-    target.add_argument("--xid", help="a transaction, inclusive")
-    target.add_argument(
-        "--end", action="store_true", help="the backup's own end (default: the newest moment)"
-    )
-    parser.add_argument("--timeline", type=int, help="(default: the newest that goes on from the backup)")
-
-
-def target_of(options: dict[str, Any]) -> Target:
-    for kind in TARGETS:
-        if options.get(kind):
-            return Target(kind, options[kind], options["timeline"])  # type: ignore[arg-type]
-    return Target("end" if options.get("end") else "latest", timeline=options["timeline"])
 
 
 # -- making -------------------------------------------------------------------------------------------------
@@ -213,21 +170,6 @@ def answer_of_drill(drill: Drill) -> Answer:
     answer.counts["problems"] = len(drill.problems)
     answer.warnings, answer.ok = drill.problems + drill.proof.notes, not drill.problems
     return answer
-
-
-def answer_of_proof(proof: Proof) -> Answer:
-    milliseconds = {f"{step}_ms": int(seconds * 1000) for step, seconds in proof.seconds.items()}
-    counts = {"tables": len(proof.row_counts), "rows": sum(proof.row_counts.values()), **milliseconds}
-    reached = {
-        "timeline": proof.timeline,
-        "reached_lsn": lsn_text(proof.reached_lsn),
-        "last_commit_at": proof.last_commit_at.isoformat() if proof.last_commit_at else None,
-        "why": proof.why,
-    }
-    counts |= {"rto_ms": int(proof.rto_seconds * 1000), "problems": len(proof.problems)}
-    return Answer(
-        items=[reached], counts=counts, warnings=proof.problems + proof.notes, ok=not proof.problems
-    )
 
 
 def list_backups(status: str | None, kind: str | None, limit: int, **_: Any) -> Answer:
@@ -341,36 +283,3 @@ def set_up_archive(level: int, **_: Any) -> Answer:
     ]
     notes = ["archive_mode needs a restart of the server; summarize_wal exists since PostgreSQL 17"]
     return Answer(items=[{"run through psql": line} for line in lines], warnings=notes)
-
-
-# -- restoring ----------------------------------------------------------------------------------------------
-def run_restore(
-    backup_id: str, target_database: str | None, target_directory: Path | None, dry_run: bool, **options: Any
-) -> Answer:
-    if target_directory is not None:
-        return restore_server(backup_id, target_directory.absolute(), dry_run, options)
-    if options["replace"] or target_of(options) != Target():
-        raise Refused("a logical backup has one moment only, and never replaces anything",
-                      "a moment needs --target-directory; leave --replace out")  # fmt: skip
-    plan = plan_restore(backup_id or catalogue.NEWEST, str(target_database))
-    if not dry_run:
-        note("restore", [plan.backup.pk], options["reason"], database=plan.target)
-    problems = [] if dry_run else restore(plan)
-    return Answer(
-        steps=plan.steps,
-        counts={"problems": len(problems)},
-        warnings=plan.warnings + problems,
-        ok=not problems,
-    )
-
-
-def restore_server(backup_id: str, directory: Path, dry_run: bool, options: dict[str, Any]) -> Answer:
-    wanted, target = moment_of_cross(backup_id, target_of(options))
-    plan = plan_recovery(target, wanted)
-    if not dry_run:
-        note("restore", [plan.backup.pk], options["reason"], directory=str(directory), target=str(target))
-    answer = Answer() if dry_run else answer_of_proof(recover(plan, directory, options["replace"]))
-    answer.steps = steps_of(plan, str(directory))
-    answer.counts["needed_mb"] = plan.needed_bytes >> 20
-    answer.warnings = plan.warnings + answer.warnings
-    return answer

@@ -1,0 +1,231 @@
+"""What a restore needs and only the store has: named with its bytes and the room it takes, fetched before it begins.
+
+A restore is planned from what lies here. Where that does not reach its target the store is asked, and what is missing
+is fetched first: backups of the chain, WAL, cross-system backups. What cannot be known before the WAL is here (the time
+of its newest commit) is checked after that, by the same plan as always.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError
+from django.utils import timezone
+
+from bridge.hold import Restored
+from pg.errors import MisterSmithError, Unreachable
+from recovery import catalogue
+from recovery.errors import Damaged, NoKey, NotReachable, UnknownBackup
+from recovery.fetch_plan import Plan, is_segment, missing_wal
+from recovery.models import Backup, RestorePoint
+from recovery.pitr import PHYSICAL, Recovery, Target, exact_tools, plan_recovery
+from recovery.restore_source import choose_source, finished_cross
+from recovery.source import Source, open_source
+from recovery.stored import Found, find_stored
+from recovery.wal import parse_lsn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Every backup that is whole here or in the store."""
+
+    source: Source
+    here: dict[UUID, Backup]
+    stored: dict[UUID, Found]
+    warnings: list[str]
+
+    def newest_first(self, kinds: Iterable[str]) -> list[Backup]:
+        every = {**{pk: found.backup for pk, found in self.stored.items()}, **self.here}
+        fit = [backup for backup in every.values() if backup.kind in kinds]
+        return sorted(fit, key=lambda backup: str(backup.pk), reverse=True)
+
+    def chain(self, backup: Backup) -> list[Backup]:
+        """Return what the backup builds on and itself, the base first. Raises Damaged where a part is nowhere."""
+        chain = [backup]
+        while (parent_id := chain[0].parent_id) is not None:
+            found = self.stored.get(parent_id)
+            parent = self.here.get(parent_id) or (found.backup if found else None)
+            if parent is None:
+                raise Damaged(
+                    f"backup {chain[0].pk} builds on {parent_id}, which is neither here nor in the store",
+                    "choose another one: `manage.py backup list`, `manage.py backup fetch --list`",
+                )
+            chain.insert(0, parent)
+        return chain
+
+    def plan(self, backups: Iterable[Backup]) -> Plan:
+        """Return how those of the backups come here that are not."""
+        wanted = [self.stored[backup.pk] for backup in backups if backup.pk not in self.here]
+        return Plan(self.source, wanted, {}, list(self.warnings))
+
+
+def look_around(allow_plain: bool = False) -> Known:
+    """Raises Unreachable, Refused where no store is set."""
+    source = open_source(allow_plain)
+    stored, warnings = find_stored(source)
+    here = {
+        backup.pk: backup
+        for backup in catalogue.load_all()[0]
+        if backup.status in (Backup.Status.COMPLETE, Backup.Status.VERIFIED) and catalogue.is_stored(backup)
+    }
+    return Known(source, here, {found.backup.pk: found for found in stored}, warnings)
+
+
+def find_known(known: Known, wanted: str, kinds: Iterable[str]) -> Backup:
+    """Return the backup of this id (or its beginning), by default the newest of these kinds. Raises UnknownBackup."""
+    every = known.newest_first(Backup.Kind.values if wanted else kinds)
+    fit = [backup for backup in every if str(backup.pk).startswith(wanted)]
+    if not fit or (wanted and len(fit) > 1):
+        raise UnknownBackup(
+            "; ".join([f"{wanted or 'none'}: no such backup here or in the store", *known.warnings[:3]]),
+            "see `manage.py backup list`, `manage.py backup fetch --list`",
+        )
+    return fit[0]
+
+
+# -- one backup ---------------------------------------------------------------------------------------------
+def need_of_backup(wanted: str, kind: str, allow_plain: bool = False) -> Plan | None:
+    """Return how the backup comes here, by default the newest of this kind; None: it is here, or there is no store and
+    the restore itself says what is missing. Raises UnknownBackup, Unreachable."""
+    try:
+        if catalogue.is_stored(catalogue.find(wanted or catalogue.NEWEST, (kind,))[0]):
+            return None
+    except UnknownBackup:
+        pass
+    if not settings.BACKUP_STORE_URL:
+        return None
+    known = look_around(allow_plain)
+    chosen = find_known(known, "" if wanted == catalogue.NEWEST else wanted, (kind,))
+    return none_if_empty(known.plan([chosen]))
+
+
+# -- the server ---------------------------------------------------------------------------------------------
+def need_of_server(target: Target, wanted: str = "", allow_plain: bool = False) -> Plan | None:
+    """Return what must be fetched before the server can be restored to `target`, from `wanted` where that is given;
+    None: all is here. To the newest moment the store is asked for newer WAL in any case; that it does not answer is a
+    warning then, in a plan that fetches nothing.
+
+    Raises what plan_recovery does where the store cannot help, Unreachable.
+    """
+    try:
+        found = plan_recovery(target, wanted)
+    except (NotReachable, UnknownBackup, Damaged):
+        if not settings.BACKUP_STORE_URL:
+            raise
+        plan = plan_from_store(look_around(allow_plain), target, wanted)
+        if none_if_empty(plan) is None:
+            raise
+        return plan
+    is_asked = target.kind == "latest" and settings.BACKUP_STORE_URL
+    return newer_wal(found, allow_plain) if is_asked else None
+
+
+def plan_from_store(known: Known, target: Target, wanted: str) -> Plan:
+    """Return what brings the target within reach, as far as can be known before its WAL is here."""
+    if target.kind == "time" and target.moment > timezone.now():
+        raise NotReachable("the target is in the future", "write a moment that has passed")
+    lsn = position_of(known, target)
+    chosen = find_known(known, wanted, PHYSICAL) if wanted else newest_before(known, target, lsn)
+    exact_tools(chosen)  # else all would be fetched for nothing
+    chain = known.chain(chosen)
+    plan = known.plan(chain)
+    since = min(part.start_lsn or 0 for part in chain)
+    end = chosen.end_lsn if target.kind == "end" else lsn
+    if not (chosen.has_wal and target.kind == "end"):
+        plan.wal = missing_wal(known.source, since, end)
+    return plan
+
+
+def newest_before(known: Known, target: Target, lsn: int | None) -> Backup:
+    """Return the newest physical backup that ended before the target."""
+    for backup in known.newest_first(PHYSICAL):
+        is_late = target.kind == "time" and (
+            backup.completed_at is None or backup.completed_at > target.moment
+        )
+        if not is_late and not (lsn is not None and (backup.end_lsn or 0) > lsn):
+            return backup
+    raise UnknownBackup(
+        "; ".join([f"no base backup here or in the store ended before {target}", *known.warnings[:3]]),
+        "see `manage.py backup list`, `manage.py backup fetch --list`",
+    )
+
+
+def position_of(known: Known, target: Target) -> int | None:
+    """Return where in WAL the target lies, None where only the WAL itself tells."""
+    if target.kind == "lsn":
+        try:
+            return parse_lsn(target.value)
+        except ValueError as error:
+            raise NotReachable(f"{target.value}: not a position in WAL", "write 0/3000028") from error
+    if target.kind != "name":
+        return None
+    for backup in known.newest_first([Backup.Kind.CROSS_SYSTEM]):
+        if target.value == f"xs_{backup.pk}":
+            return backup.end_lsn
+    try:
+        row = RestorePoint.objects.filter(name=target.value).first()
+    except (DatabaseError, InterfaceError):
+        return None
+    return row.lsn if row else None
+
+
+def newer_wal(found: Recovery, allow_plain: bool) -> Plan | None:
+    """Return what the store has beyond the WAL that is here: the backup folder may be an old copy."""
+    source = open_source(allow_plain)
+    try:
+        wal = missing_wal(source, found.stop_lsn or found.backup.end_lsn or 0)
+    except MisterSmithError as error:
+        return Plan(source, warnings=[f"the store was not asked for newer WAL: {error}"])
+    return Plan(source, wal=wal) if any(map(is_segment, wal)) else None
+
+
+def none_if_empty(plan: Plan) -> Plan | None:
+    return plan if plan.is_something else None
+
+
+# -- both systems -------------------------------------------------------------------------------------------
+def need_of_cross(wanted: str, allow_plain: bool = False) -> Plan | None:
+    """Return how a cross-system backup, its chain and WAL come here; None where `wanted` is none, or all of it is here.
+    Raises UnknownBackup, Unreachable, Damaged."""
+    if not settings.BACKUP_STORE_URL or not wanted or wanted == catalogue.NEWEST:
+        return None
+    try:
+        backup = catalogue.find(wanted)[0]
+        if backup.kind != Backup.Kind.CROSS_SYSTEM or catalogue.is_stored(backup):
+            return None
+    except UnknownBackup:
+        pass
+    known = look_around(allow_plain)
+    backup = find_known(known, wanted, ())
+    if backup.kind != Backup.Kind.CROSS_SYSTEM:
+        return None
+    chain = known.chain(backup)
+    plan = known.plan(chain)
+    plan.wal = missing_wal(known.source, min(part.start_lsn or 0 for part in chain), backup.end_lsn)
+    return none_if_empty(plan)
+
+
+def need_of_jetstream(restored: Restored, allow_plain: bool = False) -> Plan | None:
+    """Return how the cross-system backups come here that JetStream's side is made from; None: they are here.
+
+    Without the store's answer what is here has to do, but never in place of the backup of the very moment. Raises
+    Unreachable then.
+    """
+    here = finished_cross()
+    exact = restored.details.get("value", "")
+    if not settings.BACKUP_STORE_URL or any(exact == f"xs_{backup.pk}" for backup in here):
+        return None
+    try:
+        known = look_around(allow_plain)
+    except (Unreachable, NoKey) as error:
+        if str(exact).startswith("xs_"):
+            raise
+        log.warning("the store was not asked for cross-system backups: %s", error)
+        return None
+    choice = choose_source(restored, known.newest_first([Backup.Kind.CROSS_SYSTEM]))
+    chosen = [choice.exact] if choice.exact else [*choice.before[:1], *choice.after[:1]]
+    return none_if_empty(known.plan(chosen))
