@@ -2,6 +2,9 @@
 
 A bridge runs, PostgreSQL owns 10 MB of keys, writers change configurations and enqueue tasks all the time. Beside the
 fence stand the same snapshots without it; beside the writers' worst transaction the worst of the same load alone.
+
+The server has WAL segments to recycle, as every one has that has run for an hour: on a fresh one whoever needs the next
+segment first fills 16 MB of it with zeros, and all that commit wait for that, with a backup or without.
 """
 
 import multiprocessing
@@ -26,6 +29,7 @@ WRITERS = 4
 FENCES = 5
 WINDOW_SECONDS, QUICK_SECONDS = 15, 4
 RUNS = 3
+RECYCLED = 30  # WAL segments: more than a run uses
 FILL = """
 INSERT INTO agents.registry (agent_type, agent_name, configuration)
 SELECT 'bench', 'agent ' || n, jsonb_build_object('n', 0, 'text', (
@@ -45,6 +49,7 @@ def main() -> None:
         agents = fill(found, keys)
         with bridge(found):
             wait_for_empty_outbox(found)
+            recycle_wal(found)
             story = Story(found, report, agents)
             story.measure_fence()
             story.measure_writers()
@@ -78,6 +83,25 @@ def wait_for_empty_outbox(found: Installation) -> None:
         while session.execute("SELECT EXISTS (SELECT FROM bridge.outbox)").fetchone()[0]:
             require(time.monotonic() < deadline, "the outbox does not empty")
             time.sleep(0.1)
+
+
+def recycle_wal(found: Installation) -> None:
+    """Use up some WAL segments and let a checkpoint recycle them."""
+    waiting = "SELECT EXISTS (SELECT FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready')"
+    deadline = time.monotonic() + 120
+    with psycopg.connect(found.dsn, autocommit=True) as session:
+        for _ in range(RECYCLED):
+            session.execute("SELECT pg_create_restore_point('used')")
+            session.execute("SELECT pg_switch_wal()")
+        while session.execute(waiting).fetchone()[0]:
+            require(time.monotonic() < deadline, "WAL is not archived")
+            time.sleep(0.1)
+        session.execute("CHECKPOINT")
+        ahead = session.execute(
+            "SELECT count(*) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'"
+            " AND name > pg_walfile_name(pg_current_wal_insert_lsn())"
+        ).fetchone()[0]
+        require(ahead >= RECYCLED // 2, f"{ahead} segments were recycled")
 
 
 class Story:

@@ -12,8 +12,8 @@ from operators.confirm import reasoned_action
 from pg.admin import ReadOnlyAdmin
 from recovery.cross_checks import kinds_of_drills
 from recovery.models import ArchiveState, Backup, RestorePoint, TestResult, Timeline, Upload, WalSegment
-from recovery.orders import order_proof, pin
-from recovery.pages import order_page, plan_page
+from recovery.orders import order_fetch, order_proof, pin
+from recovery.pages import order_page, plan_page, store_page
 from recovery.partial_pages import partial_page, staged_page
 from recovery.picture import overview
 from recovery.rows import lies
@@ -36,7 +36,7 @@ class BackupAdmin(ReadOnlyAdmin):
     )
     list_filter = ("status", "kind", "is_pinned")
     search_fields = ("location", "error")
-    actions = ("verify", "pin", "unpin")
+    actions = ("verify", "pin", "unpin", "fetch")
     list_before_template = "recovery/overview.html"
 
     def get_urls(self) -> list[Any]:
@@ -91,6 +91,17 @@ class BackupAdmin(ReadOnlyAdmin):
     @reasoned_action("Let the selected backups be pruned again", permissions=["pin"])
     def unpin(self, request: HttpRequest, rows: QuerySet[Any], by: Actor, reason: str) -> str:
         return f"No longer pinned: {len(pin(rows, by, reason, off=True))}."
+
+    def has_fetch_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("recovery.fetch_backup")
+
+    @reasoned_action(
+        "Fetch: bring the selected backups back from the store, with all that they need",
+        permissions=["fetch"],
+    )
+    def fetch(self, request: HttpRequest, rows: QuerySet[Any], by: Actor, reason: str) -> str:
+        """Let a worker fetch those that the store has, with what they build on and their WAL."""
+        return f"Sent to be fetched: {order_fetch(rows, by, reason)}."
 
 
 @admin.register(TestResult)
@@ -179,6 +190,15 @@ class UploadAdmin(ReadOnlyAdmin):
         "key_id",
     )
     search_fields = ("key",)
+    list_before_template = "recovery/store.html"
+
+    def get_urls(self) -> list[Any]:
+        page = path("order/", self.admin_site.admin_view(store_page), name="recovery_upload_order")
+        return [page, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        may_repair = request.user.has_perm("recovery.repair_store")
+        return super().changelist_view(request, {**(extra_context or {}), "may_repair": may_repair})
 
     @admin.display(ordering="stored_bytes")
     def size(self, row: Upload) -> str:

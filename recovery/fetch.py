@@ -7,12 +7,14 @@ what was fetched restores as if it had never been away.
 import logging
 import os
 import shutil
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from django.conf import settings
 
 from pg import account
+from pg.errors import Unreachable
 from recovery import catalogue, manifest, packing, wal_archive
 from recovery.archiving import give, prepare_archive
 from recovery.contents import summarise
@@ -20,6 +22,7 @@ from recovery.errors import Damaged, NoSpace
 from recovery.fetch_plan import Plan
 from recovery.logical import publish
 from recovery.models import Backup
+from recovery.server import exclusive, home_server
 from recovery.source import Source, inbox
 from recovery.stored import Found
 
@@ -36,8 +39,16 @@ class Fetched:
 
 
 def fetch(plan: Plan) -> Fetched:
-    """Do what the plan says. Safe twice and when killed: what is whole here is not fetched again. Raises NoSpace."""
+    """Do what the plan says. Safe twice and when killed: what is whole here is not fetched again. Raises NoSpace, Busy
+    while a backup, verification, pruning or another fetch is running."""
     catalogue.make_folders()
+    with ExitStack() as stack:
+        with suppress(Unreachable):  # without a server nobody else is at work either
+            stack.enter_context(exclusive(home_server()))
+        return fetch_all(plan)
+
+
+def fetch_all(plan: Plan) -> Fetched:
     free = shutil.disk_usage(catalogue.root()).free
     if free < plan.needed_bytes:
         raise NoSpace(f"{catalogue.root()} has {free >> 20} MB free, {plan.needed_bytes >> 20} MB may be needed",

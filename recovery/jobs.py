@@ -12,16 +12,21 @@ from recovery.cross import back_up_cross
 from recovery.cross_drill import run_cross_drill
 from recovery.daily import Day, run_daily, run_weekly
 from recovery.errors import Busy, UnknownBackup
+from recovery.fetch import fetch
+from recovery.fetch_plan import plan_fetch
 from recovery.logical import back_up
 from recovery.models import Backup
 from recovery.partial_drill import run_partial_drill
 from recovery.physical import back_up_server
 from recovery.pitr import Target
 from recovery.proving import prove, run_scheduled_drill
+from recovery.rekeying import rekey
 from recovery.restore_source import finished_cross
 from recovery.scope import read_scope
+from recovery.source import open_source
 from recovery.staging import stage
-from recovery.store_retention import sweep
+from recovery.stocktaking import repair_store
+from recovery.store_retention import spare, sweep
 from recovery.upload import upload
 from recovery.verify import choose
 
@@ -143,6 +148,38 @@ def upload_backups_job() -> dict[str, object]:
     sent in part is gone on with."""
     done = upload_some("backups")
     return {**done, "deleted": sweep().deleted}
+
+
+@shared_task(name="recovery.fetch", **COMES_BACK)
+def fetch_job(backup_id: str) -> dict[str, int]:
+    """Bring a backup, what it builds on and its WAL back from the store; return what came. Safe twice and when killed:
+    what is whole here is not fetched again; while another run holds the lock it comes back."""
+    done = fetch(plan_fetch(backup_id))
+    for backup in done.backups:
+        spare(backup.pk)
+    return {"backups": len(done.backups), "wal_files": done.wal}
+
+
+@shared_task(name="recovery.repair_store", **COMES_BACK)
+def repair_store_job(read: bool = True) -> dict[str, int]:
+    """Read all of the store, queue again what is missing or damaged there, take up what the table has forgotten; return
+    what was found. Safe twice and when killed; while another run holds a lock it comes back."""
+    stock = repair_store(open_source(allow_plain=True), read)
+    counts = {"missing": len(stock.missing), "damaged": len(stock.damaged), "unknown": len(stock.unknown)}
+    return {"objects": stock.objects, "adopted": stock.adopted, **counts}
+
+
+@shared_task(name="recovery.rekey", **COMES_BACK)
+def rekey_job() -> dict[str, object]:
+    """Encrypt anew what is not under the first key; return what was done. Safe twice and when killed: it goes on with
+    what is left; while another run changes the store it comes back."""
+    done = rekey()
+    return {
+        "objects": done.objects,
+        "bytes": done.size_bytes,
+        "refused": done.refused,
+        "stopped": done.stopped,
+    }
 
 
 def upload_some(what: str, seconds: float | None = None) -> dict[str, object]:

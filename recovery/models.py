@@ -66,6 +66,8 @@ class Backup(models.Model):
             ("make_backup", "Can make backups"),
             ("pin_backup", "Can keep backups from being pruned"),
             ("restore_rows", "Can bring rows back from backups"),
+            ("fetch_backup", "Can bring backups back from the store"),
+            ("repair_store", "Can repair the store and encrypt it anew"),
         ]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What an operator asks for: a backup, a proof, a pin. Who and why is in the audit, then it is done or sent."""
+"""What an operator asks for: a backup, a proof, a pin, the store. Who and why is in the audit, then it is done."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,8 +14,11 @@ from recovery.jobs import (
     cross_backup_job,
     cross_drill_job,
     drill_job,
+    fetch_job,
     logical_backup_job,
     partial_drill_job,
+    rekey_job,
+    repair_store_job,
     upload_backups_job,
     verify_job,
 )
@@ -36,11 +39,19 @@ ORDERS: dict[str, tuple[str, Callable[[], Any]]] = {
     "cross_drill": ("a restore drill of both systems", lambda: cross_drill_job.delay()),
 }
 
+STORE_ORDERS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "repair_store": (
+        "read all of the store; send again what is missing or damaged, take up what our table has forgotten",
+        lambda: repair_store_job.delay(),
+    ),
+    "rekey": ("encrypt anew what is not under the first key", lambda: rekey_job.delay()),
+}
+
 
 def order(what: str, by: Actor, reason: str) -> str:
-    """Send one of ORDERS to the workers; return what was ordered, in words. Raises Unreachable without a broker, and
-    then nothing is in the audit."""
-    words, send = ORDERS[what]
+    """Send one of ORDERS or STORE_ORDERS to the workers; return what was ordered, in words. Raises Unreachable without
+    a broker, and then nothing is in the audit."""
+    words, send = (ORDERS | STORE_ORDERS)[what]
     with transaction.atomic():
         record(by, f"recovery.{what}", [words], reason=require_reason(reason))
         reach_broker(send)
@@ -55,6 +66,16 @@ def order_proof(backups: Iterable[Backup], by: Actor, reason: str) -> int:
         for backup in finished:
             reach_broker(lambda backup=backup: verify_job.delay(str(backup.pk)))  # type: ignore[misc]
     return len(finished)
+
+
+def order_fetch(backups: Iterable[Backup], by: Actor, reason: str) -> int:
+    """Let the workers bring back those of these backups that the store has; return how many. Raises Unreachable."""
+    stored = [backup for backup in backups if backup.stored_at is not None]
+    with transaction.atomic():
+        record(by, "recovery.fetch", [backup.pk for backup in stored], reason=require_reason(reason))
+        for backup in stored:
+            reach_broker(lambda backup=backup: fetch_job.delay(str(backup.pk)))  # type: ignore[misc]
+    return len(stored)
 
 
 def reach_broker(send: Callable[[], Any]) -> None:

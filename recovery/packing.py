@@ -128,13 +128,6 @@ def unpack(source: Path, folder: Path) -> None:
 
 
 # -- the index ----------------------------------------------------------------------------------------------
-def write_index(path: Path, entry: dict[str, Any], folder: Path, parts: list[PartStored]) -> None:
-    """Write what makes the parts a backup: the catalogue's entry, every folder, every part with its SHA-256."""
-    folders = sorted(str(found.relative_to(folder)) for found in folder.rglob("*") if found.is_dir())
-    body = {"format": FORMAT, "entry": entry, "folders": folders, "parts": [asdict(part) for part in parts]}
-    path.write_text(json.dumps(body, indent=1), "utf-8")
-
-
 @dataclass(frozen=True)
 class Index:
     """`entry` is the catalogue's; `folders` are those of the backup, empty ones too: PostgreSQL wants them."""
@@ -142,6 +135,17 @@ class Index:
     entry: dict[str, Any]
     folders: list[str]
     parts: list[PartStored]
+
+
+def write_index(path: Path, entry: dict[str, Any], folder: Path, parts: list[PartStored]) -> None:
+    """Write what makes the parts a backup: the catalogue's entry, every folder, every part with its SHA-256."""
+    folders = sorted(str(found.relative_to(folder)) for found in folder.rglob("*") if found.is_dir())
+    save_index(path, Index(entry, folders, parts))
+
+
+def save_index(path: Path, index: Index) -> None:
+    body = {"format": FORMAT, **asdict(index)}
+    path.write_text(json.dumps(body, indent=1), "utf-8")
 
 
 def read_index(path: Path) -> Index:

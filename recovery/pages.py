@@ -1,5 +1,6 @@
-"""Two pages of the admin: order a backup or a drill, and plan a restore."""
+"""Pages of the admin: order a backup, a drill or what changes the store, and plan a restore."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -13,15 +14,22 @@ from django.utils import timezone
 from operators.audit import Actor
 from operators.confirm import ReasonForm
 from pg.errors import MisterSmithError
-from recovery.orders import ORDERS, order
+from recovery.orders import ORDERS, STORE_ORDERS, order
 from recovery.pitr import Target, plan_recovery, steps_of
+from recovery.rekeying import current_key, plan_rekey
+from recovery.source import open_source
 
 PLACE = "DIR"
+Orders = dict[str, tuple[str, Callable[[], Any]]]
 
 
 class OrderForm(ReasonForm):
-    what = forms.ChoiceField(choices=[(name, words) for name, (words, _) in ORDERS.items()], label="What")
+    what = forms.ChoiceField(label="What")
     field_order = ("what", "reason")
+
+    def __init__(self, data: Any, orders: Orders) -> None:
+        super().__init__(data)
+        self.fields["what"].choices = [(name, words) for name, (words, _) in orders.items()]  # type: ignore[attr-defined]
 
 
 class PlanForm(forms.Form):
@@ -34,9 +42,36 @@ class PlanForm(forms.Form):
 
 def order_page(request: HttpRequest) -> HttpResponse:
     """Ask what and why; send it to the workers."""
-    if not request.user.has_perm("recovery.make_backup"):
+    about = "A worker does it, one at a time; what it does is in the list, drills are under restore drills."
+    return take_order(request, ORDERS, "recovery.make_backup", "recovery_backup_changelist", about)
+
+
+def store_page(request: HttpRequest) -> HttpResponse:
+    """The same of what changes the store; says what lies there under which key."""
+    return take_order(
+        request, STORE_ORDERS, "recovery.repair_store", "recovery_upload_changelist", about_keys()
+    )
+
+
+def about_keys() -> str:
+    """Return in words what is not under the first key. One query where there is a store."""
+    try:
+        source, groups = open_source(), plan_rekey()
+    except MisterSmithError as error:
+        return f"{error}. {error.hint}"
+    if not groups:
+        return f"All that lies in the store is encrypted with {current_key(source)}: no other key is needed."
+    told = (
+        f"{group.objects} objects {f'with {group.key_id}' if group.key_id else 'not at all'}"
+        for group in groups
+    )
+    return f"The first key is {current_key(source)}; encrypted otherwise: {', '.join(told)}."
+
+
+def take_order(request: HttpRequest, orders: Orders, permission: str, then: str, about: str) -> HttpResponse:
+    if not request.user.has_perm(permission):
         raise PermissionDenied
-    form = OrderForm(request.POST or None)
+    form = OrderForm(request.POST or None, orders)
     if form.is_valid():
         try:
             words = order(form.cleaned_data["what"], Actor.of_request(request), form.cleaned_data["reason"])
@@ -46,8 +81,7 @@ def order_page(request: HttpRequest) -> HttpResponse:
             messages.success(
                 request, f"Sent to the workers: {words}. It shows in the list when it has begun."
             )
-            return HttpResponseRedirect(reverse("admin:recovery_backup_changelist"))
-    about = "A worker does it, one at a time; what it does is in the list, drills are under restore drills."
+            return HttpResponseRedirect(reverse(f"admin:{then}"))
     return show(request, form, "Send to the workers", about, method="post")
 
 

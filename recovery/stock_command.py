@@ -1,4 +1,4 @@
-"""The verb `manage.py backup store`: what the store holds, compared with what we know of it."""
+"""The verbs `manage.py backup store` and `rekey`: what the store holds, is it right, and under which keys."""
 
 from typing import Any
 
@@ -7,8 +7,9 @@ from django.db.models import Count, Sum
 from operators.audit import Actor, record
 from operators.command import Answer, OperatorCommand
 from recovery.models import Upload
+from recovery.rekeying import current_key, doomed_under, plan_rekey, rekey
 from recovery.source import open_source
-from recovery.stocktaking import take_stock
+from recovery.stocktaking import repair_store, take_stock
 from recovery.upload_queue import waiting
 
 SHOWN = 20
@@ -23,13 +24,16 @@ def add_stock_verb(command: OperatorCommand) -> None:
         help="queue what is missing or damaged again, take up what is unknown",
     )
     parser.add_argument("--reason", default="by hand", help="kept in the audit")
+    parser = command.add_verb("rekey", run_rekey, "encrypt what lies in the store anew, with the first key")
+    parser.add_argument("--dry-run", action="store_true", help="show what is under other keys")
+    parser.add_argument("--reason", default="by hand", help="kept in the audit")
 
 
-def run_store(read: bool, repair: bool, **_: Any) -> Answer:
+def run_store(read: bool, repair: bool, reason: str, **_: Any) -> Answer:
     source = open_source(allow_plain=True)
-    stock, left = take_stock(source, read, repair), waiting(source.store.url)
     if repair:
-        record(Actor.of_command(), "recovery.repair_store", [source.store.url], reason="by hand")
+        record(Actor.of_command(), "recovery.repair_store", [source.store.url], reason=reason)
+    stock, left = (repair_store if repair else take_stock)(source, read), waiting(source.store.url)
     rows = Upload.objects.filter(store=source.store.url).exclude(uploaded_at=None)
     items = [
         {
@@ -59,3 +63,31 @@ def run_store(read: bool, repair: bool, **_: Any) -> Answer:
         "doomed": rows.exclude(doomed_at=None).count(),
     }
     return Answer(items=items, counts=counts, warnings=warnings, ok=not stock.problems)
+
+
+def run_rekey(dry_run: bool, reason: str, **_: Any) -> Answer:
+    """Exit 1 while an object is left under another key: that one is still needed then."""
+    groups, source = plan_rekey(), open_source(allow_plain=True)
+    current = current_key(source)
+    steps = [
+        {
+            "action": "encrypt",
+            "object": f"{group.objects} objects, {group.size_bytes >> 20} MB",
+            "why": f"{f'under key {group.key_id}' if group.key_id else 'not encrypted'}; then under {current}",
+        }
+        for group in groups
+    ]
+    if dry_run:
+        return Answer(steps=steps, counts={"objects": sum(group.objects for group in groups)})
+    record(Actor.of_command(), "recovery.rekey", [source.store.url], reason=reason, details={"key": current})
+    done = rekey()
+    left = sum(group.objects for group in plan_rekey())
+    counts = {"encrypted": done.objects, "bytes": done.size_bytes, "refused": len(done.refused), "left": left}
+    warnings = [f"{key}: {why}" for key, why in list(done.refused.items())[:SHOWN]]
+    if done.stopped:
+        warnings.append(f"stopped: {done.stopped}; run it again, it goes on")
+    if doomed := doomed_under(source.store.url, current):
+        warnings.append(
+            f"{doomed} pruned objects wait for their end under other keys: keep those keys until then"
+        )
+    return Answer(steps=steps, counts=counts, warnings=warnings, ok=not left and not done.stopped)

@@ -12,9 +12,12 @@ from recovery import catalogue, packing
 from recovery.adoption import adopt_backup
 from recovery.errors import Damaged, NoKey
 from recovery.models import Upload
+from recovery.server import exclusive, home_server
 from recovery.source import Source, inbox
+from recovery.store_lock import changing_store
 from recovery.stored import find_stored
-from recovery.upload_queue import key_of, mark_all_stored
+from recovery.upload_queue import key_of, mark_each, whole_unmarked
+from recovery.wal import open_archive
 
 
 @dataclass
@@ -35,12 +38,37 @@ class Stock:
         ]
 
 
-def take_stock(source: Source, read: bool = False, repair: bool = False) -> Stock:
-    """List the whole store and compare; with `read` also every object's SHA-256 and key. With `repair` what is missing
-    or damaged is queued again where the file is still here, and what the table has forgotten is taken up."""
-    stock = Stock()
-    if repair:
-        stock.adopted = adopt(source)
+def take_stock(source: Source, read: bool = False) -> Stock:
+    """List the whole store and compare; with `read` also every object's SHA-256 and key. Changes nothing."""
+    return compare(source, read, Stock())
+
+
+def repair_store(source: Source, read: bool = False) -> Stock:
+    """The same, after what the table has forgotten is taken up; and what is missing or damaged is queued again where
+    the file is here. Where it is not, a damaged object stays: it is the last there is.
+
+    Under the recovery lock, since entries of the catalogue change, and that of the store. Safe twice and when killed: a
+    damaged object is deleted before it is queued, and one that is missing is found again. Raises Busy.
+    """
+    with exclusive(home_server()), changing_store():
+        stock = compare(source, read, Stock(adopted=adopt(source)))
+        mended = that_are_here(source.store.url, {*stock.missing, *stock.damaged})
+        source.store.delete(sorted(mended & stock.damaged.keys()))
+        requeue(source.store.url, mended)
+    return stock
+
+
+def that_are_here(url: str, keys: set[str]) -> set[str]:
+    """Return those of the objects that can be sent again."""
+    place = open_archive().place
+    here = {backup.pk for backup in catalogue.load_all()[0] if catalogue.is_stored(backup)}
+    rows = Upload.objects.filter(store=url, key__in=keys)
+    return {
+        row.key for row in rows if (row.backup_id in here if row.backup_id else (place / row.key).exists())
+    }
+
+
+def compare(source: Source, read: bool, stock: Stock) -> Stock:
     rows = {row.key: row for row in Upload.objects.filter(store=source.store.url).exclude(uploaded_at=None)}
     seen = set()
     for stored in source.store.list():
@@ -55,10 +83,6 @@ def take_stock(source: Source, read: bool = False, repair: bool = False) -> Stoc
         elif read and (problem := read_one(source, row)):
             stock.damaged[row.key] = problem
     stock.missing = sorted(rows.keys() - seen)
-    if repair:
-        bad = set(stock.missing) | stock.damaged.keys()
-        source.store.delete([key for key in bad if key in seen])
-        requeue(source.store.url, bad)
     return stock
 
 
@@ -99,7 +123,8 @@ def requeue(url: str, keys: set[str]) -> None:
 
 # -- what the table has forgotten ---------------------------------------------------------------------------
 def adopt(source: Source) -> int:
-    """Take up whole backups of the store that the table does not know as stored; return how many objects."""
+    """Take up whole backups of the store that the table does not know as stored; return how many objects. Hold the
+    recovery lock."""
     known = set(
         Upload.objects.filter(store=source.store.url).exclude(uploaded_at=None).values_list("key", flat=True)
     )
@@ -110,5 +135,5 @@ def adopt(source: Source) -> int:
         ]
         if not known.issuperset(keys):
             adopted += adopt_backup(source, found)
-    mark_all_stored(source.store.url)
+    mark_each(whole_unmarked(source.store.url))
     return adopted

@@ -7,6 +7,7 @@ last.
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -15,7 +16,9 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from recovery.errors import Busy
 from recovery.models import Upload
+from recovery.store_lock import changing_store
 from recovery.stores import Store, open_store
 from recovery.upload_queue import is_index
 from recovery.wal import Segment
@@ -73,11 +76,16 @@ def stored_segments(segment_bytes: int) -> set[Segment]:
 # -- phase two ----------------------------------------------------------------------------------------------
 def sweep(now: datetime | None = None) -> Swept:
     """Delete what was doomed before the grace. Safe twice, beside itself and when killed: a key that is gone is as
-    good as deleted. Raises Unreachable, Refused."""
+    good as deleted. While a repair or re-encryption is at work it does nothing: it is back in a minute. Raises
+    Unreachable, Refused."""
     store, swept = open_store(), Swept()
-    if store is None:
-        return swept
-    now = now or timezone.now()
+    if store is not None:
+        with suppress(Busy), changing_store():
+            sweep_doomed(store, now or timezone.now(), swept)
+    return swept
+
+
+def sweep_doomed(store: Store, now: datetime, swept: Swept) -> None:
     before = now - timedelta(hours=settings.BACKUP_STORE_GRACE_HOURS)
     doomed = Upload.objects.filter(store=store.url, doomed_at__lte=before)
     backups = list(doomed.exclude(backup_id=None).order_by("-key"))  # names sort as time does: children first
@@ -89,7 +97,6 @@ def sweep(now: datetime | None = None) -> Swept:
         delete(store, group, swept)
     if swept.deleted:
         store.end_unfinished(now - timedelta(days=UNFINISHED_DAYS))
-    return swept
 
 
 def delete(store: Store, rows: list[Upload], swept: Swept) -> None:

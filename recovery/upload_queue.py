@@ -140,18 +140,27 @@ def mark_all_stored(url: str) -> None:
 
     Under the recovery lock, for whoever has that saves entries too; while it is taken the next run does it.
     """
-    unmarked = Backup.objects.filter(stored_at=None).values("backup_id")
-    rows = Upload.objects.filter(store=url, backup_id__in=unmarked).order_by().values("backup_id")
-    whole = rows.annotate(left=Count("pk", Q(uploaded_at=None))).filter(left=0)
-    found = list(Backup.objects.filter(pk__in=whole.values("backup_id")))
+    found = whole_unmarked(url)
     if not found:
         return
     try:
         with exclusive(home_server()):
-            for backup in found:
-                mark_stored(backup)
+            mark_each(found)
     except Busy as error:
         log.info("backups are in the store, which is noted later: %s", error)
+
+
+def whole_unmarked(url: str) -> list[Backup]:
+    unmarked = Backup.objects.filter(stored_at=None).values("backup_id")
+    rows = Upload.objects.filter(store=url, backup_id__in=unmarked).order_by().values("backup_id")
+    whole = rows.annotate(left=Count("pk", Q(uploaded_at=None))).filter(left=0)
+    return list(Backup.objects.filter(pk__in=whole.values("backup_id")))
+
+
+def mark_each(backups: list[Backup]) -> None:
+    """Note of each that it is whole in the store. Hold the recovery lock."""
+    for backup in backups:
+        mark_stored(backup)
 
 
 def mark_stored(backup: Backup) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pg.errors import Refused, Unreachable
 from recovery.errors import Damaged, Taken
-from recovery.manifest import sync_folder
+from recovery.manifest import sha256_of, sync_folder
 from recovery.stores import Stored
 
 SUM, PARTIAL = ".sha256", ".partial-"
@@ -38,8 +38,11 @@ class LocalStore:
             fresh = target.with_name(f"{PARTIAL}{target.name}.{secrets.token_hex(4)}")
             try:
                 copy(path, fresh, sha256)
-                write_sum(target, sha256)  # first: an object always has one
+                replaced = [found.sha256] if replace and (found := self.head(key)) and found.sha256 else []
+                write_sums(target, [sha256, *replaced])  # first: an object always has one
                 self.publish(fresh, target, replace)
+                if replaced:
+                    write_sums(target, [sha256])
             finally:
                 fresh.unlink(missing_ok=True)
             sync_folder(target.parent)
@@ -59,7 +62,7 @@ class LocalStore:
             if not target.is_file():
                 return None
             stat = target.stat()
-            return Stored(key, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC), read_sum(target))
+            return Stored(key, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC), sum_in(target))
 
     def get(self, key: str, path: Path) -> Stored:
         found = self.head(key)
@@ -159,17 +162,22 @@ def sum_of(target: Path) -> Path:
     return target.with_name(target.name + SUM)
 
 
-def write_sum(target: Path, sha256: str) -> None:
+def write_sums(target: Path, sums: list[str]) -> None:
     fresh = target.with_name(f"{PARTIAL}{target.name}.{secrets.token_hex(4)}")
-    fresh.write_text(f"{sha256}  {target.name}\n", "utf-8")
+    fresh.write_text("".join(f"{found}  {target.name}\n" for found in dict.fromkeys(sums)), "utf-8")
     fresh.replace(sum_of(target))
 
 
-def read_sum(target: Path) -> str | None:
+def sum_in(target: Path) -> str | None:
+    """Return the SHA-256 that the object was put with. There are two where somebody was killed while he replaced it:
+    then the object itself says which."""
     try:
-        return sum_of(target).read_text("utf-8").partition(" ")[0] or None
+        sums = [line.partition(" ")[0] for line in sum_of(target).read_text("utf-8").splitlines()]
     except FileNotFoundError:
         return None
+    if len(sums) > 1 and (found := sha256_of(target)) in sums:
+        return found
+    return sums[0] if sums else None
 
 
 def is_ours(path: Path) -> bool:

@@ -26,6 +26,7 @@ PAGES: dict[str, Address] = {
     "history of an agent": lambda fleet: reverse("admin:agents_agent_history", args=[fleet.planner]),
     "plan of partitions": lambda fleet: reverse("admin:partitions_policy_plan"),
     "order a backup": lambda fleet: reverse("admin:recovery_backup_order"),
+    "repair the store": lambda fleet: reverse("admin:recovery_upload_order"),
     "plan a restore": lambda fleet: reverse("admin:recovery_backup_plan"),
     "bring a part back": lambda fleet: reverse("admin:recovery_backup_partial"),
     "search": lambda fleet: reverse("admin:knowledge_fact_search"),

@@ -129,7 +129,9 @@ def test_what_the_store_cannot_help_is_refused_before_anything_is_fetched(story,
         need_of_server(Target("lsn", "somewhere"))
     with pytest.raises(UnknownBackup, match="ended before lsn 0/1"):
         need_of_server(Target("lsn", "0/1"))
-    monkeypatch.setattr(need, "exact_tools", lambda backup: (_ for _ in ()).throw(NotReachable("of PostgreSQL 9")))
+    monkeypatch.setattr(
+        need, "exact_tools", lambda backup: (_ for _ in ()).throw(NotReachable("of PostgreSQL 9"))
+    )
     with pytest.raises(NotReachable, match="of PostgreSQL 9"):
         need_of_server(Target("name", "late"))
 

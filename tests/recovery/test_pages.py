@@ -17,13 +17,17 @@ from tests.recovery.story import HAS_INCREMENTAL
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 LIST = reverse("admin:recovery_backup_changelist")
 ORDER, PLAN = reverse("admin:recovery_backup_order"), reverse("admin:recovery_backup_plan")
+STORE, STORED = reverse("admin:recovery_upload_order"), reverse("admin:recovery_upload_changelist")
 
 
 @pytest.fixture
 def sent(monkeypatch):
     """What was sent to the workers, instead of sending it."""
     found = []
-    for name in ("logical_backup_job", "back_up_server_job", "drill_job", "verify_job"):
+    for name in (
+        "logical_backup_job", "back_up_server_job", "drill_job", "verify_job", "fetch_job", "rekey_job",
+        "repair_store_job",
+    ):  # fmt: skip
         job = type(
             "Job",
             (),
@@ -121,6 +125,50 @@ def test_a_restore_is_planned_or_refused_on_the_page(story, operator):
     assert "WAL segments are there without a gap" in page
     assert "manage.py backup restore --target-directory DIR --time" in page
     assert "cannot be reached" in client.get(PLAN, {"time": "2999-01-01T00:00:00+00:00"}).content.decode()
+
+
+# -- the store ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("what", "job"), [("repair_store", "repair_store_job"), ("rekey", "rekey_job")])
+def test_the_store_is_repaired_and_encrypted_anew_from_the_page(operator, sent, what, job):
+    client = operator("repair_store", "view_upload")
+    assert "Repair or encrypt anew" in client.get(STORED).content.decode()
+    assert client.post(STORE, {"what": what, "reason": "a disk failed"}).status_code == 302
+    assert sent == [(job, (), {})]
+    entry = AuditEntry.objects.get()
+    assert (entry.actor, entry.action, entry.reason) == ("op", f"recovery.{what}", "a disk failed")
+
+
+def test_the_store_is_not_changed_without_the_permission_a_reason_or_by_another_order(operator, sent):
+    client = operator("make_backup", "view_upload")
+    assert "Repair or encrypt anew" not in client.get(STORED).content.decode()
+    assert client.post(STORE, {"what": "rekey", "reason": "x"}).status_code == 403
+    operator("repair_store")
+    assert client.post(STORE, {"what": "rekey", "reason": " "}).status_code == 200
+    assert client.post(STORE, {"what": "base", "reason": "x"}).status_code == 200
+    assert sent == []
+    assert AuditEntry.objects.count() == 0
+
+
+def test_backups_that_the_store_has_are_sent_to_be_fetched(story, operator, sent):
+    base, other = (Backup.objects.get(pk=story.backups[name].pk) for name in ("base", "incremental"))
+    Backup.objects.filter(pk=base.pk).update(stored_at=NOW)
+    client = operator("view_backup")
+    both = {
+        "_selected_action": [str(base.pk), str(other.pk)],
+        "confirmed": "yes",
+        "reason": "the disk is new",
+    }
+    client.post(LIST, {"action": "fetch", **both})
+    assert sent == [], "without the permission there is no such action"
+    operator("fetch_backup")
+    client.post(LIST, {"action": "fetch", **both})
+    assert sent == [("fetch_job", (str(base.pk),), {})]
+    entry = AuditEntry.objects.get()
+    assert (entry.action, entry.reason, entry.objects_touched) == (
+        "recovery.fetch",
+        "the disk is new",
+        [str(base.pk)],
+    )
 
 
 # -- the picture, by itself ---------------------------------------------------------------------------------

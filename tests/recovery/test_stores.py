@@ -149,7 +149,7 @@ def test_a_copy_that_was_cut_short_is_no_object_and_is_cleared_away(folder, file
     def stop(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("recovery.stores.local.write_sum", stop)
+    monkeypatch.setattr("recovery.stores.local.write_sums", stop)
     with pytest.raises(Unreachable, match="No space left"):
         put(open_store(), file, "one")
     (folder / ".partial-one.x").touch()  # a killed one leaves that

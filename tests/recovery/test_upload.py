@@ -21,7 +21,7 @@ from recovery.fetch_plan import plan_fetch
 from recovery.models import Backup, Upload
 from recovery.pitr import Target, plan_recovery
 from recovery.source import open_source
-from recovery.stocktaking import take_stock
+from recovery.stocktaking import repair_store, take_stock
 from recovery.store_checks import look_at_store
 from recovery.store_retention import sweep
 from recovery.stored import find_stored
@@ -120,7 +120,7 @@ def test_a_bit_that_flipped_in_the_store_is_found_by_reading_and_sent_again(few,
     with pytest.raises(Damaged, match="its SHA-256 differs"):
         source.get(part.key, place / "x")
     assert len(take_stock(source, read=True).damaged) == 2
-    take_stock(source, read=True, repair=True)
+    repair_store(source, read=True)
     assert Backup.objects.get(pk=few.backups["base"].pk).stored_at is None
     assert upload().refused == []
     assert take_stock(source, read=True).problems == []
