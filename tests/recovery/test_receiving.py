@@ -116,9 +116,10 @@ def test_a_slot_that_nobody_reads_is_an_alarm():
     """Its receiver is gone: the server keeps all WAL for it until the disk is full."""
     name = f"gone_{os.getpid()}"
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as session:
+        session.execute("SET synchronous_commit = on")
         session.execute("SELECT pg_create_physical_replication_slot(%s, true)", [name])
         try:
-            session.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 100000))")
+            session.execute("SELECT pg_logical_emit_message(true, 'test', repeat('x', 100000))")
             held = {labels["slot"]: value for labels, value in read_slot_lag()}
         finally:
             session.execute("SELECT pg_drop_replication_slot(%s)", [name])
