@@ -37,6 +37,15 @@ class BridgeConfig(AppConfig):
             description="Dead letters: what agents sent and PostgreSQL will not take.",
             hint="admin, Bridge, dead letters; manage.py bridge redrive",
         )
+        declare_alarm(
+            "clocks of PostgreSQL and NATS differ",
+            "mistersmith_bridge_clocks_apart_seconds",
+            warning=1,
+            critical=60,
+            hold_seconds=60,
+            description="What agents let expire expires in PostgreSQL too early or too late by as much.",
+            hint="manage.py doctor: bridge.clocks says which is ahead; let both machines follow the same time servers",
+        )
         declare_schedule(
             "bridge: sweep hydration",
             "bridge.sweep_hydration",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from django.db import connection as db
 
 from bridge import setup
+from bridge.clocks import read_skew
 from bridge.fence import has_leader
 from bridge.figures import read_bridges, worst_lag_ms
 from bridge.hold import HINT as RELEASE
@@ -15,6 +16,8 @@ from pg.errors import MisterSmithError
 
 LOOK_SECONDS = 5  # doctor must not wait for a server that is down
 OLDEST_SECONDS = 5  # beyond that a write is critically late
+APART_SECONDS = 1  # expiry is off by that much; machines that keep time are within some milliseconds
+CLOCKS_HINT = "let both machines follow the same time servers (chrony, systemd-timesyncd)"
 
 
 def check_topology() -> Iterator[Finding]:
@@ -90,6 +93,23 @@ def check_hold() -> Iterator[Finding]:
         yield Finding(True, "nothing was restored that JetStream has not followed")
 
 
+def check_clocks() -> Iterator[Finding]:
+    """What is sure of their difference counts: a slow answer is no wrong clock."""
+    try:
+        skew = read_skew(db, LOOK_SECONDS)
+    except MisterSmithError as error:
+        yield Finding(False, str(error), error.hint)
+        return
+    if skew is None:
+        yield Finding(True, "no bucket to ask for yet")
+        return
+    way = "ahead of" if skew.seconds > 0 else "behind"
+    detail = (
+        f"nats-server's clock is {abs(skew.seconds):.3f} s {way} PostgreSQL's (± {skew.error_seconds:.3f} s)"
+    )
+    yield Finding(skew.certain_seconds <= APART_SECONDS, detail, CLOCKS_HINT)
+
+
 CHECKS: dict[str, Callable[[], Iterable[Finding]]] = {
     "bridge.topology": check_topology,
     "bridge.outbox": check_outbox,
@@ -98,6 +118,7 @@ CHECKS: dict[str, Callable[[], Iterable[Finding]]] = {
     "bridge.dead_letters": check_dead_letters,
     "bridge.flusher": check_flusher,
     "bridge.hold": check_hold,
+    "bridge.clocks": check_clocks,
 }
 
 

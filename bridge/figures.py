@@ -3,6 +3,7 @@
 Pages and metrics live in other processes than the bridge, so it writes its figures down every few seconds.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -15,11 +16,14 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge import connection
+from bridge.clocks import Skew, read_skew
 from bridge.part import Part
 from bridge.session import execute
+from pg.errors import Unreachable
 from pg.uuid7 import uuid7
 
 EVERY_SECONDS = 2.0
+CLOCKS_SECONDS = 30.0
 STEP_SECONDS = 0.2
 FRESH_SECONDS = 10
 FORGET_DAYS = 1
@@ -41,9 +45,13 @@ class Reporter(Part):
         super().__init__("reporter")
         self.parts = parts
         self.process_id = uuid7()
+        self.skew: Skew | None = None
+        self._next_clocks = 0.0
 
     def turn(self, db: BaseDatabaseWrapper) -> None:
         """Write the figures and wait. A late or missing row only makes pages say that nobody is there."""
+        if time.monotonic() >= self._next_clocks:
+            self.compare_clocks(db)
         execute(db, NOTE, [self.process_id, socket.gethostname(), os.getpid(), json.dumps(self.collect())])
         execute(db, f"DELETE FROM bridge.processes WHERE seen_at < now() - interval '{FORGET_DAYS} days'")
         self.outage.end()
@@ -51,10 +59,21 @@ class Reporter(Part):
         while not self.is_stopping and time.monotonic() - began < EVERY_SECONDS:
             time.sleep(STEP_SECONDS)
 
+    def compare_clocks(self, db: BaseDatabaseWrapper) -> None:
+        """Twice a minute. While NATS is away nobody knows: better no figure than an old one."""
+        self._next_clocks = time.monotonic() + CLOCKS_SECONDS
+        self.skew = None
+        with contextlib.suppress(Unreachable):
+            self.skew = read_skew(db)
+
     def collect(self) -> dict[str, Any]:
         found = {part.name: part.figures() for part in self.parts}
         link = connection.link()
-        return {**found, "nats": {"is_connected": link.is_connected(), "reconnects": link.reconnects}}
+        told: dict[str, float] = {"is_connected": link.is_connected(), "reconnects": link.reconnects}
+        if self.skew:
+            told["clock_ahead_ms"] = round(self.skew.seconds * 1000, 1)
+            told["clock_apart_ms"] = round(self.skew.certain_seconds * 1000, 1)
+        return {**found, "nats": told}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,13 @@ def reconnects() -> Iterator[Sample]:
         yield {"bridge": bridge.name}, bridge.figures.get("nats", {}).get("reconnects", 0)
 
 
+def clocks() -> Iterator[Sample]:
+    found = [bridge.figures.get("nats", {}).get("clock_apart_ms") for bridge in read_bridges(db)]
+    known = [apart for apart in found if apart is not None]
+    if known:
+        yield {}, max(known) / 1000
+
+
 METRICS: dict[str, tuple[str, Callable[[], Iterable[Sample]]]] = {
     "mistersmith_outbox_rows": ("Rows that wait for the relay", lambda: [({}, read_depth(db).rows)]),
     "mistersmith_outbox_oldest_seconds": (
@@ -55,6 +62,10 @@ METRICS: dict[str, tuple[str, Callable[[], Iterable[Sample]]]] = {
     "mistersmith_bridge_lag_seconds": ("From one store to the other: p50, p95, p99 of the newest", lags),
     "mistersmith_flush_lag_seconds": ("From an agent's write to PostgreSQL's commit, p95", flush_lag),
     "mistersmith_bridge_pending_messages": ("Messages that wait on the server for a part", pending),
+    "mistersmith_bridge_clocks_apart_seconds": (
+        "How far PostgreSQL's clock and nats-server's are apart at least",
+        clocks,
+    ),
     "mistersmith_bridge_reconnects_count": ("Connections to NATS that were lost and found again", reconnects),
 }
 
