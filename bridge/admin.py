@@ -3,17 +3,20 @@
 import json
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import connection
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils.html import format_html
 
+from bridge import setup
 from bridge.fence import has_leader
 from bridge.figures import read_bridges, rows_of
+from bridge.held import apply_as_declared, rows_of_server
 from bridge.hydration import hydrate_agent
 from bridge.models import (
     Conflict,
@@ -30,10 +33,12 @@ from bridge.outbox import read_depth
 from bridge.redrive import drop_letters, drop_rows, redrive_letters, redrive_rows
 from bridge.session import open_session
 from operators.audit import Actor, record
-from operators.confirm import reasoned_action
+from operators.confirm import ReasonForm, reasoned_action
 from pg.admin import BigTableAdmin, ReadOnlyAdmin, Related, RoomAdmin
+from pg.errors import MisterSmithError
 
 SHOWN_BYTES = 10_000
+LOOK_SECONDS = 5
 
 
 @admin.register(OutboxRow)
@@ -95,7 +100,58 @@ class DeadLetterAdmin(ReadOnlyAdmin, BigTableAdmin):
 
 @admin.register(Source)
 class SourceAdmin(ReadOnlyAdmin):
+    """How far each bucket is flushed; `topology/` shows what the server holds, and brings it to what is declared."""
+
     list_display = ["bucket", "kv_epoch", "flushed_sequence", "updated_at"]
+    list_before_template = "bridge/links.html"
+
+    def get_urls(self) -> list[Any]:
+        page = path("topology/", self.admin_site.admin_view(self.show_topology), name="bridge_topology")
+        return [page, *super().get_urls()]
+
+    def has_setup_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("bridge.change_source")
+
+    def show_topology(self, request: HttpRequest) -> HttpResponse:
+        """Show what differs from the declaration; with a reason, do what can be done in place."""
+        may_apply = self.has_setup_permission(request)
+        if not self.has_view_permission(request) or (request.method == "POST" and not may_apply):
+            raise PermissionDenied
+        form = ReasonForm(request.POST or None)
+        if form.is_valid():
+            self._set_up(request, form.cleaned_data["reason"])
+            return redirect("admin:bridge_topology")
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Buckets and streams",
+            "opts": self.opts,
+            "form": form,
+            "may_apply": may_apply,
+            **read_topology(),
+        }
+        return TemplateResponse(request, "bridge/topology.html", context)
+
+    def _set_up(self, request: HttpRequest, reason: str) -> None:
+        """Audited first: a step that JetStream has done stays done, whatever comes after it."""
+        try:
+            found = setup.read_found(LOOK_SECONDS)
+            names = [step.object for step in setup.make_plan(found) if step.action != "refuse"]
+            record(Actor.of_request(request), "bridge.setup", names, reason=reason)
+            done = [step for step in apply_as_declared(found) if step.action != "refuse"]
+        except MisterSmithError as error:
+            self.message_user(request, f"{error}. {error.hint}".strip(), messages.ERROR)
+        else:
+            self.message_user(request, f"{len(done)} steps done.")
+
+
+def read_topology() -> dict[str, Any]:
+    """Return rows and steps for the page, or why there are none."""
+    try:
+        found = setup.read_found(LOOK_SECONDS)
+    except MisterSmithError as error:
+        return {"problem": f"{error}. {error.hint}"}
+    steps = setup.make_plan(found)
+    return {"rows": rows_of_server(found, steps), "steps": steps}
 
 
 @admin.register(Process)
@@ -103,6 +159,7 @@ class ProcessAdmin(ReadOnlyAdmin):
     """The bridges that run; `live/` shows their figures and renews itself."""
 
     list_display = ["host", "pid", "started_at", "seen_at"]
+    list_before_template = "bridge/links.html"
     ordering = ["-seen_at"]
 
     def get_urls(self) -> list[Any]:

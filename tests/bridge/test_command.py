@@ -6,17 +6,21 @@ import sys
 from io import StringIO
 
 import pytest
+from django.contrib.auth.models import Permission, User
 from django.core.management import CommandError, call_command
 from django.db import connection as db
 
 from agents.models import Agent, AgentState
-from bridge import checks, connection, fence, metrics, topology
+from bridge import checks, connection, fence, metrics, setup, topology
 from bridge.fence import LEADER
 from bridge.figures import Reporter
 from bridge.flush_runner import Flusher
+from bridge.management.commands.bridge import make_parts
 from bridge.models import QuarantinedRow
+from bridge.reader import Reader
 from bridge.runner import Relay
 from bridge.session import execute, open_session
+from operators.models import AuditEntry
 from tests.bridge.conftest import delete, empty_outbox, outbox, rows, value, wait_until
 
 pytestmark = pytest.mark.usefixtures("committed", "jetstream")
@@ -123,7 +127,6 @@ def test_what_the_parts_measured_is_shown_and_renewed(agent, admin_client):
     assert "p99_ms=2.0" in shown["relay"]["did"]
     assert shown["flusher AGENT_STATE"]["messages"] == 7
     assert "flusher AGENT_STATE" in page
-    assert 'http-equiv="refresh"' in page
     assert {labels["quantile"]: value for labels, value in samples["mistersmith_bridge_lag_seconds"]} == {
         "p50": 0.001, "p95": 0.002, "p99": 0.002
     }  # fmt: skip
@@ -131,9 +134,45 @@ def test_what_the_parts_measured_is_shown_and_renewed(agent, admin_client):
     assert len(samples["mistersmith_bridge_reconnects_count"]) == 1
 
 
+def test_drift_is_shown_in_the_admin_and_repaired_there_with_a_reason(admin_client):
+    url = "/admin/bridge/source/topology/"
+    assert "Everything is as declared." in admin_client.get(url).content.decode()
+    connection.call(lambda c: c.jetstream.delete_stream("KV_AGENT_CONFIG"))
+    page = admin_client.get(url).content.decode()
+    assert "create KV_AGENT_CONFIG" in page
+    assert "field is required" in admin_client.post(url, {"reason": " "}).content.decode()
+    assert setup.make_plan(setup.read_found())
+    page = admin_client.post(url, {"reason": "deleted by mistake"}, follow=True).content.decode()
+    assert "1 steps done." in page
+    assert setup.make_plan(setup.read_found()) == []
+    told = AuditEntry.objects.get(action="bridge.setup")
+    assert (told.objects_touched, told.reason) == (["KV_AGENT_CONFIG"], "deleted by mistake")
+
+
+def test_buckets_and_streams_are_repaired_only_by_those_who_may(client, settings):
+    user = User.objects.create_user("looker", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_source"))
+    client.force_login(user)
+    url = "/admin/bridge/source/topology/"
+    assert client.get(url).status_code == 200
+    assert client.post(url, {"reason": "why not"}).status_code == 403
+    settings.NATS_URL = "nats://127.0.0.1:1"
+    connection.close()
+    assert "127.0.0.1:1" in client.get(url).content.decode()
+    connection.close()
+    user.delete()
+
+
 def test_without_a_bridge_the_live_page_says_so(admin_client, client):
     assert "No bridge runs" in admin_client.get("/admin/bridge/process/live/").content.decode()
     assert client.get("/admin/bridge/process/live/").status_code == 302
+
+
+def test_each_declared_consumer_has_a_reader_in_every_bridge():
+    parts = make_parts()
+    read = {part.item.label for part in parts if isinstance(part, Reader)}
+    flushed = {f"{part.flush.stream}/{topology.FLUSHER}" for part in parts if isinstance(part, Flusher)}
+    assert read | flushed == set(topology.consumers()), "add it to make_parts in the command"
 
 
 def test_run_relays_until_it_is_terminated(agent):

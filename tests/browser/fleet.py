@@ -15,7 +15,7 @@ from agents.liveness import judge_liveness, record_heartbeats
 from agents.models import AgentStatus
 from agents.registry import change_status, register_agent
 from agents.state import write_state
-from bridge.models import Conflict, QuarantinedRow
+from bridge.models import Conflict, Hydration, Phase, Process, QuarantinedRow
 from knowledge.claims import Claim
 from knowledge.embedder import embed_all
 from knowledge.embeddings import find_model
@@ -23,6 +23,7 @@ from knowledge.facts import assert_facts
 from messaging.channels import create_channel, subscribe
 from messaging.models import Channel
 from messaging.send import send
+from pg.uuid7 import uuid7
 from recovery.models import Backup, TestResult
 from sessions.lifecycle import open_session
 from tasks.claim import Failure, claim, fail, finish
@@ -46,6 +47,7 @@ class Fleet:
     completed_task: UUID
     failed_task: UUID
     waiting_task: UUID
+    checkpoint: UUID
 
 
 def make_fleet() -> Fleet:
@@ -53,14 +55,15 @@ def make_fleet() -> Fleet:
         make_users()
         planner, readers = make_agents()
         completed, failed, waiting = make_tasks(planner, readers)
-        make_state(readers[0])
+        checkpoint = make_state(readers[0])
         make_mail(planner, readers[0])
         make_trouble()
+        make_bridge(readers[0])
         make_backups()
         open_session(timedelta(hours=1), agent_id=planner)
         make_knowledge(planner)
     embed_all(find_model(), None, lambda portion: None)
-    return Fleet(planner, readers, completed, failed, waiting)
+    return Fleet(planner, readers, completed, failed, waiting, checkpoint)
 
 
 def make_users() -> None:
@@ -100,10 +103,11 @@ def make_tasks(planner: UUID, readers: list[UUID]) -> tuple[UUID, UUID, UUID]:
     return completed, failed, waiting
 
 
-def make_state(agent: UUID) -> None:
+def make_state(agent: UUID) -> UUID:
     write_state(agent, {"current": "argparse", "read": {"modules": 12, "facts": 340}})
-    create_checkpoint(agent, "before the big one", trigger_event="test")
+    checkpoint = create_checkpoint(agent, "before the big one", trigger_event="test")
     write_state(agent, {"current": "gzip"})
+    return checkpoint.pk
 
 
 def make_mail(sender: UUID, receiver: UUID) -> None:
@@ -121,6 +125,22 @@ def make_trouble() -> None:
     Conflict.objects.create(
         target="AGENT_STATE", key="a.c", base_revision=3, kv_revision=4, kv_value="1", pg_value=2
     )
+
+
+def make_bridge(agent: UUID) -> None:
+    """A bridge that was seen an hour from now: it counts as running as long as the tests do."""
+    told = {
+        "relay": {"leads": True, "published": 1_203, "lag_ms": {"p50": 1.2, "p95": 3.4, "p99": 5.6}},
+        "flusher AGENT_STATE": {
+            "applied": 340,
+            "pending": 2,
+            "lag_ms": {"p50": 40.0, "p95": 90.0, "p99": 110.0},
+        },
+        "nats": {"is_connected": True, "reconnects": 0, "clock_apart_ms": 0.0},
+    }
+    seen = timezone.now() + timedelta(hours=1)
+    Process.objects.create(process_id=uuid7(), host="control-1", pid=4_711, seen_at=seen, figures=told)
+    Hydration.objects.create(agent_id=agent, phase=Phase.ACTIVE, keys=2, stored=2)
 
 
 def make_backups() -> None:

@@ -31,6 +31,9 @@ PAGES: dict[str, Address] = {
     "bring a part back": lambda fleet: reverse("admin:recovery_backup_partial"),
     "search": lambda fleet: reverse("admin:knowledge_fact_search"),
     "what was found": lambda fleet: reverse("admin:knowledge_fact_search") + "?q=command+line+options",
+    "bridge, live": lambda fleet: reverse("admin:bridge_live"),
+    "buckets and streams": lambda fleet: reverse("admin:bridge_topology"),
+    "roll back": lambda fleet: reverse("admin:agents_checkpoint_rollback", args=[fleet.checkpoint]),
     "own password": lambda fleet: reverse("admin:password_change"),
 }
 READ_BY_ALL = {  # held against the rules of accessibility in every run

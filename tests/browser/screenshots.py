@@ -50,6 +50,7 @@ SHOTS: dict[str, tuple[Callable[[Page], None], bool]] = {
     "tasks": (open_address("/admin/tasks/task/"), True),
     "search": (open_address("/admin/knowledge/fact/search/?q=parse+command+line+options"), False),
     "drills": (open_address("/admin/recovery/testresult/"), False),
+    "bridge": (open_address("/admin/bridge/process/live/"), False),
     "backups": (open_address("/admin/recovery/backup/"), False),
 }
 # pictures of a state that was brought about by hand

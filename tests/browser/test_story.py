@@ -6,6 +6,8 @@ from playwright.sync_api import expect
 
 from agents.models import Agent
 from agents.registry import register_agent
+from agents.state import read_state
+from bridge.models import Process
 from tasks.enqueue import NewTask, enqueue, enqueue_many
 from tasks.models import Task
 from tests.browser.fleet import PASSWORD
@@ -90,6 +92,53 @@ def test_the_fleet_moves_without_a_reload(open_page):
     wait_for_numbers(
         page, agents, ready, (Agent.objects.count(), Task.objects.filter(status="queued").count())
     )
+    assert page.evaluate("window.isTheSamePage")
+
+
+def test_a_state_is_put_back_with_a_preview_and_put_forward_again(open_page, fleet):
+    agent = fleet.readers[0]
+    before = read_state(agent)
+    page = open_page("/admin/agents/checkpoint/")
+    page.get_by_role("row", name="before the big one").get_by_role("checkbox").check()
+    page.locator("select[name=action]").select_option("restore")
+    page.locator("button[name=index]").click()
+    expect(page.get_by_role("row", name="current")).to_contain_text("gzip")
+    expect(page.get_by_role("row", name="current")).to_contain_text("argparse")
+    roll_back(page, "it read the wrong module")
+    assert read_state(agent)["current"] == "argparse"
+    page.get_by_role("link", name="Undo it").click()
+    expect(page.get_by_role("row", name="current")).to_contain_text("gzip")
+    roll_back(page, "no, it was right")
+    assert read_state(agent) == before
+
+
+def roll_back(page, reason):
+    page.get_by_label("Why?").fill(reason)
+    page.get_by_label("also when its last writes").check()  # no flusher runs here
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.get_by_role("link", name="Undo it")).to_be_visible()
+
+
+def test_two_values_that_collided_are_shown_side_by_side(open_page):
+    page = open_page("/admin/bridge/conflict/")
+    page.locator("#result_list tbody th a").first.click()
+    values = page.locator("#content-main td pre")
+    expect(page.get_by_role("columnheader", name="PostgreSQL (won)")).to_be_visible()
+    expect(page.get_by_role("columnheader", name="The agent, in KV (lost)")).to_be_visible()
+    left, right = (values.nth(number).bounding_box() for number in (0, 1))
+    assert left["x"] + left["width"] <= right["x"]
+    assert left["y"] == right["y"]
+
+
+def test_the_bridge_s_figures_move_without_a_reload(open_page, fleet):
+    page = open_page("/admin/bridge/process/")
+    page.get_by_role("link", name="Live figures").click()
+    expect(page.get_by_role("row", name="flusher AGENT_STATE")).to_contain_text("applied=340")
+    page.evaluate("window.isTheSamePage = true")
+    bridge = Process.objects.get(pid=4_711)
+    bridge.figures["flusher AGENT_STATE"]["applied"] = 341
+    bridge.save()
+    expect(page.get_by_role("row", name="flusher AGENT_STATE")).to_contain_text("applied=341")
     assert page.evaluate("window.isTheSamePage")
 
 

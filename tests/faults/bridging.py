@@ -267,8 +267,36 @@ class Bridging:
 
     # -- counts -----------------------------------------------------------------------------------------------
     def settle(self) -> None:
-        """Wait until nothing is on its way."""
-        wait_until(self.is_settled, PATIENCE_SECONDS)
+        """Wait until nothing is on its way; else fail with what is."""
+        try:
+            wait_until(self.is_settled, PATIENCE_SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.tell()}") from error
+
+    def tell(self) -> str:
+        """Return what keeps the stores apart, and what the bridges said last."""
+        try:
+            state, kv = self.state(), self.kv()
+            apart = {key: (state.get(key), kv.get(key)) for key in state.keys() | kv.keys()}
+            apart = {key: both for key, both in apart.items() if both[0] != both[1]}
+            lost = {key: (n, kv.get(key)) for key, n in self.by_agents.items() if kv.get(key) != n}
+            lines = [
+                f"{self.outbox_rows()} rows wait; {len(apart)} keys differ (PostgreSQL, KV): {list(apart.items())[:5]}",
+                f"{len(lost)} of the agents' are not in KV (acknowledged, found): {list(lost.items())[:5]}",
+                *(
+                    f"{row}"
+                    for row in self.ask("SELECT bucket, kv_epoch, flushed_sequence FROM bridge.sources")
+                ),
+                *(
+                    f"{row}"
+                    for row in self.ask("SELECT error, count(*) FROM bridge.dead_letters GROUP BY 1 LIMIT 5")
+                ),
+            ]
+        except Exception as error:
+            lines = [f"the stores cannot be compared: {error!r}"]
+        for log in sorted(self.folder.glob("bridge*.log")):
+            lines += [f"-- {log.name}", *log.read_text(errors="replace").splitlines()[-12:]]
+        return "\n".join(lines)
 
     def is_settled(self) -> bool:
         with suppress(psycopg.OperationalError, Unreachable, nats.errors.Error):  # a cluster elects leaders
@@ -363,7 +391,7 @@ async def count_inversions(client: Client) -> int:
 
 
 def choose(seed: int, weights: dict[str, int]) -> Iterator[str]:
-    """Give faults in a random order that a seed repeats; each at least once in every len(weights) turns."""
+    """Give faults in a random order that a seed repeats; each at least once in every 2 len(weights) turns."""
     chance = random.Random(seed)
     while True:
         batch = list(weights) + chance.choices(list(weights), list(weights.values()), k=len(weights))

@@ -51,7 +51,8 @@ def test_random_kills_and_zombies(bridging, nats, faults, seconds):
     }
     with bridging.writers(), bridging.web():
         chosen = choose(1, {"bridge": 2, "nats": 2, "web": 1, "zombie": 1, "backends": 1})
-        for _, what in zip(live_for(seconds, least=5), chosen, strict=False):
+        least = 10 if seconds > 5 else 5  # of ten, each kind is one at least
+        for _, what in zip(live_for(seconds, least), chosen, strict=False):
             kinds[what](bridging, nats, faults)
             time.sleep(0.5)
     bridging.settle()

@@ -15,6 +15,7 @@ from bridge.fence import has_leader
 from bridge.figures import Reporter, read_bridges, rows_of
 from bridge.flush_runner import Flusher
 from bridge.heartbeats import Heartbeats
+from bridge.held import apply_as_declared, rows_of_server
 from bridge.hydration_command import add_hydration_verbs
 from bridge.models import DeadLetter, QuarantinedRow
 from bridge.outbox import read_depth
@@ -65,7 +66,13 @@ def run(**options: Any) -> Answer:
     is_stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: is_stopping.set())
-    parts = [
+    parts = make_parts()
+    return Answer(ok=run_parts([*parts, Reporter(parts)], is_stopping))
+
+
+def make_parts() -> list[Any]:
+    """Return what each bridge is made of: a relay, and a reader of each consumer."""
+    return [
         Relay(),
         *(Flusher(bucket) for bucket in TARGETS),
         Heartbeats(),
@@ -73,7 +80,6 @@ def run(**options: Any) -> Answer:
         ProgressReader(),
         ExhaustedReader(),
     ]
-    return Answer(ok=run_parts([*parts, Reporter(parts)], is_stopping))
 
 
 def run_tail(stream: str, subject: str | None, limit: int | None, **options: Any) -> Answer:
@@ -95,12 +101,7 @@ def run_tail(stream: str, subject: str | None, limit: int | None, **options: Any
 def run_setup(dry_run: bool, **options: Any) -> Answer:
     """Plan, and apply what can be applied; what a server can't change in place is listed and exits 1."""
     found = setup.read_found()
-    steps = setup.make_plan(found)
-    if not dry_run:
-        setup.apply_plan(steps)
-        # a bucket that was just made may be another one than its FLUSH stream knows
-        setup.apply_plan(again := setup.make_plan(setup.read_found()))
-        steps += [step for step in again if step.action != "refuse"]
+    steps = setup.make_plan(found) if dry_run else apply_as_declared(found)
     refused = [step for step in steps if step.action == "refuse"]
     warnings = [setup.payload_warning(found)] if setup.payload_warning(found) else []
     return Answer(
@@ -201,15 +202,5 @@ def describe_server() -> tuple[list[dict[str, Any]], list[str]]:
         found = setup.read_found()
     except MisterSmithError as error:
         return [], [f"{error} HINT: {error.hint}"]
-    drift = {step.object: f"{step.action}: {step.why}" for step in setup.make_plan(found)}
-    items = [
-        {
-            "name": item.name,
-            "kind": "bucket" if isinstance(item, topology.Bucket) else "stream",
-            **found.states.get(item.stream, {"messages": 0, "bytes": 0}),
-            "drift": drift.get(item.stream, ""),
-            "did": "",
-        }
-        for item in topology.declared()
-    ]
+    items = [{**row, "did": ""} for row in rows_of_server(found, setup.make_plan(found))]
     return items, []

@@ -1,0 +1,31 @@
+"""What nats-server holds of what is declared, for the command and the admin."""
+
+from typing import Any
+
+from bridge import setup, topology
+from bridge.setup import Found
+from bridge.topology import Step
+
+
+def rows_of_server(found: Found, steps: list[Step]) -> list[dict[str, Any]]:
+    """Return one row per declared bucket and stream; `drift` says what setup would do with it, "" nothing."""
+    drift = {step.object: f"{step.action}: {step.why}" for step in steps}
+    return [
+        {
+            "name": item.name,
+            "kind": "bucket" if isinstance(item, topology.Bucket) else "stream",
+            **found.states.get(item.stream, {"messages": 0, "bytes": 0}),
+            "drift": drift.get(item.stream, ""),
+        }
+        for item in topology.declared()
+    ]
+
+
+def apply_as_declared(found: Found) -> list[Step]:
+    """Make and update what can be; return the steps, those that a server refuses too. Raises TopologyError,
+    Unreachable."""
+    steps = setup.make_plan(found)
+    setup.apply_plan(steps)
+    # a bucket that was just made may be another one than its FLUSH stream knows
+    setup.apply_plan(again := setup.make_plan(setup.read_found()))
+    return steps + [step for step in again if step.action != "refuse"]
