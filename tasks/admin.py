@@ -23,7 +23,7 @@ from pg.errors import MisterSmithError, Refused
 from pg.filters import read_moment
 from tasks.claim import cancel
 from tasks.control import retry
-from tasks.known import policy_for
+from tasks.known import DONE_BY, FOR_AGENTS, policy_for
 from tasks.limits import BOUNDS, Bounds, check_limit, remove_limit, set_limit
 from tasks.models import (
     DeadLetter,
@@ -357,8 +357,12 @@ class DependencyAdmin(BigTableAdmin):
 
 @admin.register(TaskType)
 class TaskTypeAdmin(ReadOnlyAdmin):
-    list_display = ["task_type", "queue", "partition_name", "registered_at"]
+    list_display = ["task_type", "queue", "done_by", "partition_name", "registered_at"]
     search_fields = ["task_type"]
+
+    @admin.display(description="done by")
+    def done_by(self, row: TaskType) -> str:
+        return "agents on NATS" if row.options.get(DONE_BY) == FOR_AGENTS else "workers"
 
 
 class LimitForm(forms.ModelForm):

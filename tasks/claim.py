@@ -16,8 +16,8 @@ from operators.audit import Actor, record
 from pg.json import dump_json
 from pg.queries import Queries
 from tasks import tickets
+from tasks.known import policy_for
 from tasks.leaves import leaf_of
-from tasks.registry import policy_of
 from tasks.signals import tasks_changed
 from tasks.turn import Claimed, Ended, Turn, grace_seconds, lease_limits, lease_seconds, take_turn
 from tasks.usage import Usage
@@ -115,7 +115,7 @@ def fail(claimed: Claimed, failure: Failure, usage: Usage | None = None, logs: s
     """
     delay = failure.delay_seconds
     if delay is None:
-        delay = policy_of(claimed.task_type).delay_seconds(claimed.retry_count)
+        delay = policy_for(claimed.task_type).delay_seconds(claimed.retry_count)
     parameters = {
         **vars(usage or Usage()),
         "execution_id": claimed.execution_id,

@@ -10,6 +10,7 @@ from django.db import OperationalError, connection, transaction
 
 from pg.queries import Queries
 from tasks.limits import declare_limit
+from tasks.policy import Policy
 from tasks.registry import Handler, all_handlers
 
 log = logging.getLogger(__name__)
@@ -55,28 +56,35 @@ def register_types(timeout_seconds: float = 60) -> list[str]:
 
 def register_type(item: Handler, timeout_seconds: float = 60) -> str:
     """Make the leaf and the row of one type in one transaction; return the leaf's quoted name. Safe to repeat."""
+    return register_leaf(item.task_type, item.policy, item.options, timeout_seconds)
+
+
+def register_leaf(
+    task_type: str, policy: Policy, options: dict[str, Any], timeout_seconds: float = 60
+) -> str:
+    """The same for a type without a handler here; `options` are what is kept in tasks.types."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
-            return _register_once(item)
+            return _register_once(task_type, policy, options)
         except OperationalError as error:
             if not is_lock_timeout(error) or time.monotonic() > deadline:
                 raise
-            log.info("registering task type %s waits for a lock: %s", item.task_type, error)
+            log.info("registering task type %s waits for a lock: %s", task_type, error)
 
 
-def _register_once(item: Handler) -> str:
+def _register_once(task_type: str, policy: Policy, options: dict[str, Any]) -> str:
     parameters = {
-        "task_type": item.task_type,
-        "options": json.dumps(item.options),
-        "queue": item.policy.queue,
+        "task_type": task_type,
+        "options": json.dumps(options),
+        "queue": policy.queue,
         "lock_timeout": LOCK_TIMEOUT,
     }
     with transaction.atomic():
         leaf: str = QUERIES.run("create_leaf", parameters)[0]["leaf"]
         QUERIES.run("copy_grants", {"leaf": leaf})
         QUERIES.run("register_type", {**parameters, "leaf": leaf})
-        declare_limit(item.task_type, item.policy)
+        declare_limit(task_type, policy)
     return leaf
 
 

@@ -14,9 +14,9 @@ from agents.registry import terminate_agent
 from pg.queries import Queries
 from tasks import known, tickets
 from tasks.claim import Failure, announce, cancel, settle_failure
+from tasks.known import policy_for
 from tasks.leaves import register_types
 from tasks.pauses import end_pauses
-from tasks.registry import policy_of
 
 QUERIES = Queries("tasks")
 BATCH = 1000
@@ -113,7 +113,7 @@ def take_back(row: dict[str, Any]) -> str:
     )
     nothing = {"cpu_time_ms": None, "memory_peak_mb": None, "io_operations": None, "execution_id": None}
     nothing["logs"] = None
-    delay = policy_of(row["task_type"]).delay_seconds(retry_count)
+    delay = policy_for(row["task_type"]).delay_seconds(retry_count)
     return settle_failure({**row, **nothing, "delay_seconds": delay}, failure)
 
 

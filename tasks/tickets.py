@@ -42,7 +42,7 @@ def send_on_commit(task_types: Iterable[str]) -> None:
 
 def _ask(task_types: list[str]) -> None:
     known.learn(task_types)
-    _sender.ask(task_types)
+    _sender.ask(name for name in task_types if not known.is_for_agents(name))
 
 
 def send_now(task_types: Iterable[str], *, may_recruit: bool = True) -> None:

@@ -308,9 +308,38 @@ CROSS JOIN LATERAL (
     AND (q.assigned_agent_id IS NULL OR q.assigned_agent_id IN (
       SELECT r.agent_id FROM agents.registry r WHERE r.agent_type = 'celery-worker' AND r.status = 'active'))
   LIMIT 1) ready
-WHERE NOT EXISTS (SELECT FROM tasks.pauses p WHERE p.task_type = t.task_type)
+WHERE COALESCE(t.options ->> 'done_by', '') <> 'agents'
+  AND NOT EXISTS (SELECT FROM tasks.pauses p WHERE p.task_type = t.task_type)
   AND NOT EXISTS (SELECT FROM tasks.queue_pauses p WHERE p.queue = t.queue)
 ORDER BY t.task_type
+
+-- name: leased_to
+SELECT q.task_id::uuid FROM tasks.queue q
+WHERE q.worker = %(worker)s AND q.status = 'running' ORDER BY q.lease_until LIMIT $limit
+
+-- name: held_of
+-- Those of the tasks that are leased to this agent, each with the execution of its present attempt.
+SELECT q.task_id::uuid, q.task_type, q.worker, q.attempt, q.retry_count, q.payload::text AS payload,
+       e.execution_id::uuid, extract(epoch FROM q.max_execution_time)::float8 AS timeout_seconds
+FROM (SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY(%(task_ids)s::uuid[]) OFFSET 0) w
+JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
+CROSS JOIN LATERAL (
+  SELECT x.execution_id FROM tasks.executions x
+  WHERE x.task_id = q.task_id AND x.execution_attempt = q.attempt AND x.agent_id = q.worker AND x.completed_at IS NULL
+    AND x.execution_id >= partitions.uuid7_floor(partitions.uuid7_time(q.task_id) - interval '10 minutes')
+  ORDER BY x.execution_id DESC LIMIT 1) e
+WHERE q.worker = %(worker)s AND q.status = 'running'
+
+-- name: status_of
+SELECT q.status::text AS status FROM tasks.identity i
+JOIN tasks.queue q ON q.task_id = i.task_id AND q.task_type = i.task_type
+WHERE i.task_id = %(task_id)s
+
+-- name: ready_among
+SELECT t.task_type FROM tasks.types t
+CROSS JOIN LATERAL (
+  SELECT 1 FROM tasks.queue q WHERE q.task_type = t.task_type AND q.status = 'queued' LIMIT 1) ready
+WHERE t.task_type = ANY(%(task_types)s)
 
 -- name: lost_workers
 SELECT r.agent_id::uuid FROM agents.registry r

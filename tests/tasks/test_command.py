@@ -10,9 +10,12 @@ from django.utils import timezone
 
 from operators.audit import Actor
 from operators.models import AuditEntry, BulkJob
+from pg.errors import Refused
+from tasks.agent_types import register_for_agents
 from tasks.claim import Failure, claim, fail, finish
 from tasks.enqueue import enqueue
 from tasks.models import Dependency, QueuePause, Task
+from tasks.policy import Policy
 from tests.tasks.conftest import status_of
 
 pytestmark = pytest.mark.django_db
@@ -216,3 +219,13 @@ def test_children_go_with_their_parent():
     tasks("cancel", parent, "--children", "--reason", "the whole tree")
     assert status_of(child) == "cancelled"
     assert AuditEntry.objects.get().object_count == 3
+
+
+def test_a_type_for_agents_is_registered_and_shown_and_one_with_a_handler_is_refused(handles):
+    handles("mine", print)
+    (made,) = tasks("register", "outside", "--max-retries", "7", "--rate", "10/60")["items"]
+    assert made["leaf"].startswith("tasks.queue_outside_")
+    (shown,) = [item for item in tasks("types")["items"] if item["task_type"] == "outside"]
+    assert (shown["done_by"], shown["handler"], shown["max_retries"]) == ("agents", None, 7)
+    with pytest.raises(Refused, match="has a handler"):
+        register_for_agents("mine", Policy())

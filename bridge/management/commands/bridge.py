@@ -29,6 +29,7 @@ from bridge.session import open_session
 from bridge.state_command import add_state_verb
 from bridge.tail import describe, watch
 from bridge.targets import TARGETS
+from bridge.task_service import TaskService
 from operators.audit import Actor
 from operators.command import Answer, OperatorCommand
 from pg.errors import MisterSmithError
@@ -79,6 +80,7 @@ def make_parts() -> list[Any]:
         MessageReader(),
         ProgressReader(),
         ExhaustedReader(),
+        TaskService(),
     ]
 
 

@@ -16,6 +16,7 @@ from tasks.leaves import leaf_of
 from tasks.limits import BOUNDS, Bounds, remove_limit, set_limit
 from tasks.management.arguments import after, moment, positive, rate, uuid_of
 from tasks.management.history_verbs import add_history_verbs
+from tasks.management.type_verbs import add_register
 from tasks.models import Execution, Limit, Pause, Task, TaskPriority, TaskStatus, TaskType
 from tasks.pauses import pause, pause_queue, resume, resume_queue
 from tasks.registry import all_handlers
@@ -49,6 +50,7 @@ class Command(OperatorCommand):
         add_type_verbs(self)
         add_limit_verbs(self)
         add_history_verbs(self)
+        add_register(self)
         self.add_verb("stats", show_stats, "figures about the queue, at bounded cost")
         self.add_verb("types", list_types, "show task types with their handlers")
 
