@@ -28,6 +28,7 @@ from tasks.dependencies import read_inputs
 from tasks.held import held_by, held_of, status_of
 from tasks.models import TaskType
 from tasks.redact import redact
+from tasks.task_pauses import look_at_standing, note_going_on, note_standing
 from tasks.usage import Usage
 
 MOST_AT_ONCE = 100
@@ -148,7 +149,8 @@ def held(caller: Caller, asked: Answer) -> Answer:
 
 
 def heartbeat(caller: Caller, asked: Answer) -> Answer:
-    """Renew the leases of `tasks`, a list of {task_id, attempt}; say which are the agent's no longer, and why."""
+    """Renew the leases of `tasks`, a list of {task_id, attempt}; say which are lost, and why, and which are paused.
+    `is_standing` of one: the agent stands still with it."""
     named = asked.get("tasks", [])
     if (
         not isinstance(named, list)
@@ -159,13 +161,30 @@ def heartbeat(caller: Caller, asked: Answer) -> Answer:
     attempts = {uuid_of(item.get("task_id")): number(item, "attempt", 0, 1, 1 << 31) for item in named}
     record_heartbeats([caller.agent_id])
     ours = [item for item in held_of(caller.agent_id, attempts) if item.attempt == attempts[item.task_id]]
+    standing = {uuid_of(item.get("task_id")) for item in named if item.get("is_standing") is True}
+    paused = [str(item.task_id) for item in ours if stands(item, item.task_id in standing)]
     renewed = heartbeat_leases(caller.agent_id, ours)
     lost = [
         {"task_id": str(task_id), "status": status_of(task_id)}
         for task_id in attempts
         if task_id not in renewed
     ]
-    return {"held": sorted(map(str, renewed)), "lost": lost, "lease_seconds": lease_seconds()}
+    return {
+        "held": sorted(map(str, renewed)),
+        "lost": lost,
+        "paused": paused,
+        "lease_seconds": lease_seconds(),
+    }
+
+
+def stands(item: Claimed, is_standing: bool) -> bool:
+    """Note whether the agent stands still with a task; return whether it shall."""
+    shall, since = look_at_standing(item)
+    if is_standing and shall and since is None:
+        note_standing(item)
+    elif since is not None and not is_standing:
+        note_going_on(item)
+    return shall
 
 
 def progress(caller: Caller, asked: Answer) -> Answer:

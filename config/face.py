@@ -34,6 +34,7 @@ ROOMS: list[tuple[str, list[Entry]]] = [
             ("Limits", "speed", "tasks.limit"),
             ("Pauses", "pause_circle", "tasks.pause"),
             ("Paused queues", "motion_photos_paused", "tasks.queuepause"),
+            ("Paused tasks", "pause_presentation", "tasks.taskpause"),
             ("Held resources", "lock", "tasks.resourceholder"),
             ("Waiting for resources", "hourglass_empty", "tasks.resourcewaiter"),
             ("Retention", "auto_delete", "tasks.retention"),

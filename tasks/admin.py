@@ -38,6 +38,7 @@ from tasks.models import (
     Retention,
     Task,
     TaskIdentity,
+    TaskPause,
     TaskPriority,
     TaskStatus,
     TaskType,
@@ -46,6 +47,7 @@ from tasks.models import (
 from tasks.pauses import check_until, pause, pause_queue, resume, resume_queue
 from tasks.payloads import find_fault
 from tasks.retention import STATUSES, keep
+from tasks.task_pauses import pause_tasks, resume_tasks
 
 
 class TypeFilter(admin.SimpleListFilter):
@@ -160,7 +162,14 @@ class TaskAdmin(BigTableAdmin):
         Related("Assigned agent", "agents.agent", "agent_id", "assigned_agent_id"),
         Related("Created by agent", "agents.agent", "agent_id", "created_by_agent_id"),
     ]
-    actions = ["cancel_selected", "retry_selected", "cancel_matching", "retry_matching"]
+    actions = [
+        "cancel_selected",
+        "retry_selected",
+        "pause_selected",
+        "resume_selected",
+        "cancel_matching",
+        "retry_matching",
+    ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         fixed = ["task_type", "payload", "unique_key", "parent"]
@@ -202,6 +211,14 @@ class TaskAdmin(BigTableAdmin):
     @reasoned_action("Retry failed and cancelled ones", permissions=["change"])
     def retry_selected(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
         return told(retry(chosen := ids_of(rows), reason, by), chosen, "retried")
+
+    @reasoned_action("Pause", permissions=["change"])
+    def pause_selected(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
+        return told(pause_tasks(chosen := ids_of(rows), reason, by), chosen, "paused")
+
+    @reasoned_action("Resume", permissions=["change"])
+    def resume_selected(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
+        return told(resume_tasks(chosen := ids_of(rows), reason, by), chosen, "resumed")
 
     @reasoned_action("Cancel ALL that match the filters, as a bulk job", permissions=["change"])
     def cancel_matching(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
@@ -449,6 +466,24 @@ class QueuePauseAdmin(PausingAdmin):
 class PauseAdmin(PausingAdmin):
     list_display = ["task_type", "reason", "paused_by", "paused_at", "paused_until"]
     search_fields = ["task_type"]
+
+
+@admin.register(TaskPause)
+class TaskPauseAdmin(ReadOnlyAdmin, BigTableAdmin):
+    """Single tasks that are paused, by the actions of the list of tasks."""
+
+    list_display = [
+        "task_id",
+        "reason",
+        "paused_by",
+        "paused_at",
+        "paused_until",
+        "stands_since",
+        "resumed_at",
+    ]
+    ordering = ["-task_id"]
+    uuid_search_fields = ["pk"]
+    related = [Related("Task", "tasks.task", "task_id", "task_id")]
 
 
 @admin.register(UniqueKey)

@@ -1,7 +1,8 @@
 """What a handler is given."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from agents.state import read_state, write_state
 from tasks.claim import Claimed, is_mine, set_progress
 from tasks.dependencies import read_inputs
 from tasks.enqueue import enqueue
+from tasks.task_pauses import stand_still
 
 
 class TaskContext:
@@ -29,6 +31,8 @@ class TaskContext:
             logging.getLogger(f"tasks.{claimed.task_type}"), {"task_id": str(claimed.task_id)}
         )
         self._is_lost = False
+        # what measures the attempt's time stops for as long as the handler stands still: set by whoever measures
+        self.stopped_clocks: list[Callable[[], AbstractContextManager[None]]] = []
 
     def lose(self) -> None:
         """Note that the task was cancelled or taken over (called by the worker's heartbeat)."""
@@ -47,6 +51,22 @@ class TaskContext:
     def is_cancelled(self) -> bool:
         """Tell whether the work is for nothing: cancelled, or taken over after a lost lease. One query."""
         return not (not self._is_lost and self.heartbeat())
+
+    def wait_while_paused(self) -> bool:
+        """Stand still here while an operator has paused the task; return whether it is still ours.
+
+        One query where it is not paused. The lease, the slot and the resources are kept, and the time limit does not
+        run. Call it where the work may rest: no transaction open, nothing half done.
+        """
+        with self._clocks_stopped():
+            return self._keep(stand_still(self._claimed, lambda: self._is_lost))
+
+    @contextmanager
+    def _clocks_stopped(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for stop in self.stopped_clocks:
+                stack.enter_context(stop())
+            yield
 
     def inputs(self) -> dict[str, Any]:
         """Return the results of the tasks that this one has as `data` dependencies, by name. One query."""
@@ -74,6 +94,10 @@ class TaskContext:
 
     async def ais_cancelled(self) -> bool:
         return await sync_to_async(self.is_cancelled)()
+
+    async def await_while_paused(self) -> bool:
+        with self._clocks_stopped():  # here, not in the other thread: they belong to this one
+            return self._keep(await sync_to_async(stand_still)(self._claimed, lambda: self._is_lost))
 
     async def ainputs(self) -> dict[str, Any]:
         return await sync_to_async(self.inputs)()

@@ -7,7 +7,8 @@ longer than expected is left alone with its process, by the heartbeat's thread: 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from tasks.claim import Claimed, Ended, grace_seconds
@@ -23,9 +24,19 @@ class Running:
     def __init__(self, claimed: Claimed) -> None:
         self.claimed = claimed
         self.context = TaskContext(claimed)
+        self.context.stopped_clocks.append(self.stand)
         self.began = time.monotonic()
         self.hard_limit = self.began + claimed.timeout_seconds + grace_seconds()
         self.is_lost = False
+
+    @contextmanager
+    def stand(self) -> Iterator[None]:
+        """Let the hard limit not run inside the block. A task that is lost meanwhile has the grace, and no more."""
+        began, limit, self.hard_limit = time.monotonic(), self.hard_limit, float("inf")
+        try:
+            yield
+        finally:
+            self.hard_limit = min(self.hard_limit, limit + time.monotonic() - began)
 
     def lose(self) -> None:
         """The task is not ours any more: tell the handler, and give it `grace_seconds()` to stop."""

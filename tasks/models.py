@@ -235,6 +235,31 @@ class QueuePause(models.Model):
         return self.queue
 
 
+class TaskPause(models.Model):
+    """A task that is paused, `paused_until` at the latest (None: open). `stands_since`: its handler stands still; None:
+    it has not come to a place for that, or the task was only waiting."""
+
+    task = models.OneToOneField(
+        TaskIdentity,
+        models.DO_NOTHING,
+        db_column="task_id",
+        related_name="task_pause",
+        primary_key=True,
+    )
+    reason = models.TextField(blank=True, default="")
+    paused_by = models.CharField(max_length=150, blank=True, default="")
+    paused_at = models.DateTimeField(db_default=Now(), editable=False)
+    paused_until = models.DateTimeField(null=True, blank=True)
+    resumed_at = models.DateTimeField(null=True, editable=False)
+    stands_since = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        db_table = '"tasks"."task_pauses"'
+
+    def __str__(self) -> str:
+        return str(self.task_id)
+
+
 class DeadLetter(Task):
     """A failed task: its retries are spent, or it can never succeed."""
 

@@ -92,6 +92,7 @@ def require_payload(claimed: Claimed, policy: Policy) -> None:
 def call(function: Any, context: TaskContext, timeout_seconds: float) -> Any:
     if inspect.iscoroutinefunction(function):
         return async_to_sync(wait_for)(function, context, timeout_seconds)
+    context.stopped_clocks.append(alarm_stopped)
     with time_limit(timeout_seconds):
         return function(context)
 
@@ -99,6 +100,7 @@ def call(function: Any, context: TaskContext, timeout_seconds: float) -> Any:
 async def wait_for(function: Any, context: TaskContext, timeout_seconds: float) -> Any:
     try:
         async with asyncio.timeout(timeout_seconds) as limit:
+            context.stopped_clocks.append(lambda: limit_stopped(limit))
             return await function(context)
     except TimeoutError as error:
         if limit.expired():
@@ -126,6 +128,31 @@ def time_limit(timeout_seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def alarm_stopped() -> Iterator[None]:
+    """Let `time_limit` not run inside the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+
+
+@contextmanager
+def limit_stopped(limit: asyncio.Timeout) -> Iterator[None]:
+    """The same for an async handler."""
+    loop, until = asyncio.get_running_loop(), limit.when()
+    began = loop.time()
+    limit.reschedule(None)
+    try:
+        yield
+    finally:
+        limit.reschedule(until and until + loop.time() - began)
 
 
 def timed_out(timeout_seconds: float) -> TaskTimedOut:

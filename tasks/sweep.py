@@ -17,6 +17,7 @@ from tasks.claim import Failure, announce, cancel, settle_failure
 from tasks.known import policy_for
 from tasks.leaves import register_types
 from tasks.pauses import end_pauses
+from tasks.task_pauses import end_task_pauses
 
 QUERIES = Queries("tasks")
 BATCH = 1000
@@ -30,7 +31,7 @@ def sweep() -> dict[str, int]:
         "promoted": promote_due(),
         "taken_back": take_back_leases(),
         "workers": terminate_lost_workers(),
-        "resumed": end_pauses(),
+        "resumed": end_pauses() + end_task_pauses(),
         "keys": len(QUERIES.run("free_old_keys")),
         "woken": len(QUERIES.run("wake_waiters")),
     }

@@ -39,6 +39,108 @@ ON CONFLICT (scope, name) DO UPDATE SET
   weight = EXCLUDED.weight, updated_at = now()
 WHERE limits.declared_by = 'handler'
 
+-- name: pause_tasks
+WITH wanted AS (
+  SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY(%(task_ids)s::uuid[])
+), locked AS (
+  SELECT q.task_id, q.task_type, q.status FROM wanted w
+  JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
+  WHERE q.status IN ('pending', 'queued', 'running')
+  ORDER BY q.task_id FOR UPDATE OF q
+), noted AS (
+  INSERT INTO tasks.task_pauses AS p (task_id, reason, paused_by, paused_until)
+  SELECT l.task_id, %(reason)s, %(paused_by)s, %(paused_until)s FROM locked l
+  ON CONFLICT (task_id) DO UPDATE SET  -- resumed, and its handler has not yet gone on
+    reason = EXCLUDED.reason, paused_by = EXCLUDED.paused_by, paused_at = EXCLUDED.paused_at,
+    paused_until = EXCLUDED.paused_until, resumed_at = NULL
+  WHERE p.resumed_at IS NOT NULL
+  RETURNING p.task_id
+), aside AS (
+  UPDATE tasks.queue q SET status = 'paused', status_reason = NULLIF(%(reason)s, '')
+  FROM locked l JOIN noted n ON n.task_id = l.task_id
+  WHERE q.task_id = l.task_id AND q.task_type = l.task_type AND l.status IN ('pending', 'queued')
+)
+SELECT n.task_id::uuid FROM noted n
+
+-- name: resume_tasks
+-- What stands still keeps its row until its handler has gone on; what was set aside waits again, or is ready. Paused by plain
+-- SQL is paused too.
+WITH wanted AS (
+  SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY(%(task_ids)s::uuid[])
+), locked AS (
+  SELECT q.task_id, q.task_type, q.status FROM wanted w
+  JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
+  ORDER BY q.task_id FOR UPDATE OF q
+), gone AS (
+  DELETE FROM tasks.task_pauses p USING locked l
+  WHERE p.task_id = l.task_id AND (p.stands_since IS NULL OR l.status <> 'running') RETURNING p.task_id
+), told AS (
+  UPDATE tasks.task_pauses p SET resumed_at = now() FROM locked l
+  WHERE p.task_id = l.task_id AND p.stands_since IS NOT NULL AND l.status = 'running' AND p.resumed_at IS NULL
+  RETURNING p.task_id
+), back AS (
+  UPDATE tasks.queue q SET
+    status = CASE WHEN q.blocked_by > 0 OR q.scheduled_at > now() THEN 'pending' ELSE 'queued' END::task_status_type,
+    status_reason = NULL
+  FROM locked l WHERE q.task_id = l.task_id AND q.task_type = l.task_type AND l.status = 'paused'
+  RETURNING q.task_id, q.task_type, q.status
+)
+SELECT x.task_id::uuid, (SELECT b.task_type FROM back b WHERE b.task_id = x.task_id AND b.status = 'queued') AS task_type
+FROM (SELECT task_id FROM gone UNION SELECT task_id FROM told UNION SELECT task_id FROM back) x
+
+-- name: due_task_pauses
+-- A handler that stands still sees by itself that the time has come.
+SELECT p.task_id::uuid FROM tasks.task_pauses p
+WHERE p.paused_until <= now() AND p.stands_since IS NULL ORDER BY p.paused_until LIMIT 1000
+
+-- name: forget_task_pauses
+-- Of tasks that have ended; and of handlers that ended while they stood still, after the pause itself was over.
+DELETE FROM tasks.task_pauses p USING tasks.identity i
+WHERE i.task_id = p.task_id AND (
+  EXISTS (SELECT FROM tasks.queue q WHERE q.task_id = i.task_id AND q.task_type = i.task_type AND q.completed_at IS NOT NULL)
+  OR (p.stands_since IS NOT NULL AND (p.resumed_at IS NOT NULL OR p.paused_until <= now()) AND EXISTS (
+    SELECT FROM tasks.queue q WHERE q.task_id = i.task_id AND q.task_type = i.task_type AND q.status <> 'running')))
+RETURNING p.task_id
+
+-- name: look_at_pause
+SELECT
+  EXISTS (
+    SELECT FROM $leaf q
+    WHERE q.task_id = %(task_id)s AND q.task_type = %(task_type)s
+      AND q.worker = %(worker)s AND q.attempt = %(attempt)s AND q.status = 'running') AS is_mine,
+  EXISTS (
+    SELECT FROM tasks.task_pauses p
+    WHERE p.task_id = %(task_id)s AND p.resumed_at IS NULL AND COALESCE(p.paused_until, 'infinity') > clock_timestamp())
+  AS is_paused,
+  (SELECT p.stands_since FROM tasks.task_pauses p WHERE p.task_id = %(task_id)s) AS stands_since
+
+-- name: stand_still
+WITH mine AS (
+  UPDATE $leaf q SET status_reason = 'stands still' || COALESCE(': ' || NULLIF(p.reason, ''), '')
+  FROM tasks.task_pauses p
+  WHERE p.task_id = q.task_id AND q.task_id = %(task_id)s AND q.task_type = %(task_type)s
+    AND q.worker = %(worker)s AND q.attempt = %(attempt)s AND q.status = 'running'
+  RETURNING q.task_id
+)
+UPDATE tasks.task_pauses p SET stands_since = clock_timestamp() FROM mine m WHERE p.task_id = m.task_id
+RETURNING p.task_id::uuid
+
+-- name: go_on
+-- Fenced: another attempt may stand still by now. A pause that is not over holds for the next attempt.
+WITH mine AS (
+  UPDATE $leaf q SET
+    status_reason = NULL, max_execution_time = q.max_execution_time + (clock_timestamp() - p.stands_since)
+  FROM tasks.task_pauses p
+  WHERE p.task_id = q.task_id AND p.stands_since IS NOT NULL AND q.task_id = %(task_id)s AND q.task_type = %(task_type)s
+    AND q.worker = %(worker)s AND q.attempt = %(attempt)s AND q.status = 'running'
+  RETURNING q.task_id, p.resumed_at IS NOT NULL OR COALESCE(p.paused_until, 'infinity') <= clock_timestamp() AS is_over
+), gone AS (
+  DELETE FROM tasks.task_pauses p USING mine m WHERE p.task_id = m.task_id AND m.is_over
+), kept AS (
+  UPDATE tasks.task_pauses p SET stands_since = NULL FROM mine m WHERE p.task_id = m.task_id AND NOT m.is_over
+)
+SELECT m.task_id::uuid FROM mine m
+
 -- name: end_pauses
 WITH types AS (
   DELETE FROM tasks.pauses p WHERE p.paused_until <= now() RETURNING p.task_type
@@ -180,10 +282,13 @@ WITH back AS (
 SELECT b.task_id::uuid FROM back b
 
 -- name: heartbeat_leases
--- The tasks that are still this worker's; a lease never outlives max_execution_time by more than the grace.
+-- The tasks that are still this worker's; a lease never outlives max_execution_time by more than the grace, unless the
+-- task stands still (tasks.task_pauses).
 UPDATE tasks.queue q SET lease_until = least(
   clock_timestamp() + make_interval(secs => %(lease_seconds)s),
-  q.started_at + q.max_execution_time + make_interval(secs => %(grace_seconds)s))
+  CASE WHEN NOT EXISTS (
+    SELECT FROM tasks.task_pauses p WHERE p.task_id = q.task_id AND p.stands_since IS NOT NULL)
+  THEN q.started_at + q.max_execution_time + make_interval(secs => %(grace_seconds)s) END)
 FROM unnest(%(task_ids)s::uuid[], %(task_types)s::text[], %(attempts)s::int[]) AS mine (task_id, task_type, attempt)
 WHERE q.task_id = mine.task_id AND q.task_type = mine.task_type AND q.attempt = mine.attempt
   AND q.worker = %(worker)s AND q.status = 'running'

@@ -24,15 +24,24 @@ from sessions.lifecycle import open_session, revoke_all
 from tasks import agent_types
 from tasks.claim import cancel
 from tasks.enqueue import After, enqueue
-from tasks.models import Execution, Task
+from tasks.models import Execution, Task, TaskPause
 from tasks.policy import Policy
 from tasks.sweep import take_back_leases
+from tasks.task_pauses import pause_tasks, resume_tasks
 from tests.bridge.conftest import rows, wait_until
 from tests.bridge.test_ingest import running
+from tests.marks import LATER
 from tests.schema.catalog import ROOT
 
 pytestmark = pytest.mark.usefixtures("committed", "jetstream")
 TYPE = "outside"
+
+
+def later(test):
+    """Proved in each run of CI, not in `make test`: each takes half a second."""
+    for mark in LATER:
+        test = mark(test)
+    return test
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +140,7 @@ def test_a_failure_is_tried_again_until_the_retries_are_spent(service, me):
     assert list(Execution.objects.values_list("error_message", flat=True)) == ["no luck"] * 2
 
 
+@later
 def test_a_permanent_failure_is_not_tried_again(service, me):
     enqueue(TYPE)
     (task,) = me.claim()
@@ -138,6 +148,7 @@ def test_a_permanent_failure_is_not_tried_again(service, me):
     assert answer["status"] == "failed"
 
 
+@later
 def test_what_the_agent_cannot_begin_goes_back_without_a_retry(service, me):
     task_id = enqueue(TYPE)
     (task,) = me.claim()
@@ -146,6 +157,7 @@ def test_what_the_agent_cannot_begin_goes_back_without_a_retry(service, me):
     assert (row.status, row.attempt, row.retry_count) == ("queued", 1, 0)
 
 
+@later
 def test_results_of_others_reach_the_agent(service, me):
     first = enqueue(TYPE)
     second = enqueue(TYPE, depends_on=[After(first, "data", "page")])
@@ -165,16 +177,19 @@ def test_a_claim_that_waits_gets_the_task_that_comes_meanwhile(service, me):
     assert [task["task_id"] for task in got] == [str(task_id)]
 
 
+@later
 def test_a_claim_that_waited_in_vain_is_answered_with_nothing(service, me):
     assert me.claim(wait_seconds=0.3) == []
 
 
+@later
 def test_a_task_of_another_agent_s_is_not_claimed(service, me, other):
     task_id = enqueue(TYPE, assigned_agent=other.agent.pk)
     assert me.claim() == []
     assert [task["task_id"] for task in other.claim()] == [str(task_id)]
 
 
+@later
 def test_a_restarted_agent_finds_what_it_had(service, me):
     task_id = enqueue(TYPE, "p")
     me.claim()
@@ -201,6 +216,7 @@ def test_whoever_is_too_late_changes_nothing_and_is_told_what_became_of_it(servi
     assert Execution.objects.get(status="completed").result == "right"
 
 
+@later
 def test_completing_twice_is_harmless(service, me):
     enqueue(TYPE)
     (task,) = me.claim()
@@ -221,6 +237,23 @@ def test_a_heartbeat_renews_what_is_held_and_names_what_is_lost(service, me):
     assert Task.objects.get(pk=ids[1]).lease_until > timezone.now() + timedelta(seconds=10)
 
 
+def test_an_agent_is_told_that_its_task_is_paused_and_says_that_it_stands_still(service, me):
+    task_id = enqueue(TYPE)
+    (task,) = me.claim()
+    beat = lambda **told: me.ask("heartbeat", {"tasks": [{**named(task), **told}]})["paused"]  # noqa: E731
+    assert beat() == []
+    pause_tasks([task_id])
+    assert beat() == [str(task_id)]
+    assert TaskPause.objects.get().stands_since is None
+    assert beat(is_standing=True) == [str(task_id)]
+    assert TaskPause.objects.get().stands_since is not None
+    resume_tasks([task_id])
+    assert beat(is_standing=True) == []
+    assert beat() == []
+    assert not TaskPause.objects.exists()
+    assert me.ask("complete", named(task))["is_stored"] is True
+
+
 # -- who may ------------------------------------------------------------------------------------------------------
 def test_without_a_token_of_its_own_nobody_works(service, me, other):
     enqueue(TYPE)
@@ -237,19 +270,22 @@ def test_without_a_token_of_its_own_nobody_works(service, me, other):
     assert not Execution.objects.exists()
 
 
-@pytest.mark.parametrize("permissions", [{}, {"tasks": []}, {"tasks": 1}, {"tasks": ["elsewhere"]}])
-def test_a_session_claims_what_it_permits_and_nothing_else(service, agent, permissions):
+@later
+def test_a_session_claims_what_it_permits_and_nothing_else(service, agent):
     enqueue(TYPE)
-    answer = Client(agent, permissions).ask("claim", {"task_type": TYPE})
-    assert refusal(answer)[0] == "forbidden"
-    assert answer["error"]["hint"]
+    for permissions in ({}, {"tasks": []}, {"tasks": 1}, {"tasks": ["elsewhere"]}):
+        answer = Client(agent, permissions).ask("claim", {"task_type": TYPE})
+        assert refusal(answer)[0] == "forbidden", permissions
+        assert answer["error"]["hint"]
 
 
+@later
 def test_a_session_may_permit_every_type(service, agent):
     enqueue(TYPE)
     assert len(Client(agent, {"tasks": "*"}).claim()) == 1
 
 
+@later
 def test_a_suspended_agent_ends_what_it_has_and_claims_nothing(service, me):
     enqueue(TYPE)
     enqueue(TYPE)
@@ -264,42 +300,45 @@ def suspend(agent):
     suspend_agent(agent.pk)
 
 
-@pytest.mark.parametrize(
-    ("call", "asked", "words"),
-    [
-        ("claim", b"[1]", "JSON object"),
-        ("claim", b"{", "not JSON"),
-        ("claim", {}, "task_type"),
-        ("claim", {"task_type": TYPE, "limit": 0}, "limit=0"),
-        ("claim", {"task_type": TYPE, "limit": 101}, "limit=101"),
-        ("claim", {"task_type": TYPE, "wait_seconds": 31}, "wait_seconds=31"),
-        ("complete", {"task_id": "x", "attempt": 1}, "'x'"),
-        ("complete", {"task_id": str(uuid7())}, "attempt=0"),
-        ("heartbeat", {"tasks": "all"}, "tasks: must be a list"),
-        ("explode", {}, "no such call"),
-    ],
-)
-def test_a_request_that_makes_no_sense_is_told_why(service, me, call, asked, words):
-    code, message = refusal(me.ask(call, asked))
-    assert code == "refused"
-    assert words in message
+SENSELESS = [
+    ("claim", b"[1]", "JSON object"),
+    ("claim", b"{", "not JSON"),
+    ("claim", {}, "task_type"),
+    ("claim", {"task_type": TYPE, "limit": 0}, "limit=0"),
+    ("claim", {"task_type": TYPE, "limit": 101}, "limit=101"),
+    ("claim", {"task_type": TYPE, "wait_seconds": 31}, "wait_seconds=31"),
+    ("complete", {"task_id": "x", "attempt": 1}, "'x'"),
+    ("complete", {"task_id": str(uuid7())}, "attempt=0"),
+    ("heartbeat", {"tasks": "all"}, "tasks: must be a list"),
+    ("explode", {}, "no such call"),
+]
 
 
-@pytest.mark.parametrize("result", [b'"\\u0000"', b"NaN"])
-def test_a_result_that_postgresql_cannot_hold_is_refused_and_the_task_stays(service, me, result):
+def test_a_request_that_makes_no_sense_is_told_why(service, me):
+    for call, asked, words in SENSELESS:
+        code, message = refusal(me.ask(call, asked))
+        assert code == "refused"
+        assert words in message
+
+
+@later
+def test_a_result_that_postgresql_cannot_hold_is_refused_and_the_task_stays(service, me):
     enqueue(TYPE)
     (task,) = me.claim()
-    body = json.dumps(named(task)).encode()[:-1] + b', "result": ' + result + b"}"
-    assert refusal(me.ask("complete", body))[0] == "refused"
+    for result in (b'"\\u0000"', b"NaN"):
+        body = json.dumps(named(task)).encode()[:-1] + b', "result": ' + result + b"}"
+        assert refusal(me.ask("complete", body))[0] == "refused"
     assert me.ask("complete", {**named(task), "result": "good"})["is_stored"] is True
 
 
+@later
 def test_an_unknown_type_is_refused_with_the_way_to_register_it(service, agent):
     answer = Client(agent, {"tasks": "*"}).ask("claim", {"task_type": "nobody's"})
     assert refusal(answer)[0] == "refused"
     assert "tasks register" in answer["error"]["hint"]
 
 
+@later
 def test_a_reply_to_a_subject_that_means_something_is_never_sent(service, me):
     """Else an agent could have the control plane write where it may not."""
     enqueue(TYPE)
@@ -327,6 +366,7 @@ def test_a_reply_to_a_subject_that_means_something_is_never_sent(service, me):
 
 
 # -- sizes and outages --------------------------------------------------------------------------------------------
+@later
 def test_an_answer_holds_as_many_tasks_as_nats_takes_and_the_rest_goes_back(service, me):
     ids = [enqueue(TYPE, "x" * 1_500_000) for _ in range(3)]
     assert len(me.claim(limit=3)) == 2
@@ -340,6 +380,7 @@ def test_an_answer_holds_as_many_tasks_as_nats_takes_and_the_rest_goes_back(serv
     assert len(me.ask("held", {"payloads": False})["tasks"]) == 3
 
 
+@later
 def test_a_task_that_no_answer_could_hold_fails_for_good(service, me):
     task_id = enqueue(TYPE, "x" * 4_500_000)
     assert me.claim() == []
@@ -347,6 +388,7 @@ def test_a_task_that_no_answer_could_hold_fails_for_good(service, me):
     assert (task.status, "too large" in task.status_reason) == ("failed", True)
 
 
+@later
 def test_a_claim_whose_sender_has_long_gone_leases_nothing(service, me, monkeypatch):
     enqueue(TYPE)
     monkeypatch.setattr(task_service, "STALE_SECONDS", -1)
@@ -354,6 +396,7 @@ def test_a_claim_whose_sender_has_long_gone_leases_nothing(service, me, monkeypa
     assert Task.objects.get().status == "queued"
 
 
+@later
 def test_requests_beyond_the_backlog_are_told_to_come_again(me):
     part = TaskService()
     part.inbox.maxsize = 1
@@ -371,6 +414,7 @@ def test_requests_beyond_the_backlog_are_told_to_come_again(me):
             connection.call(lambda client, old=subscription: old.unsubscribe())
 
 
+@later
 def test_no_ticket_is_sent_for_types_that_agents_do(monkeypatch):
     from tasks import sweep, tickets
 
@@ -431,6 +475,7 @@ def accounts(own_home, agent, settings):
     started.stop()
 
 
+@later
 def test_the_example_works_with_the_permissions_that_the_docs_give(accounts, service, me, other):
     """Agents in an account without JetStream: each may ask for itself alone, and listen to its own answers alone."""
     ids = [enqueue(TYPE, n) for n in range(3)]
@@ -452,6 +497,7 @@ def test_the_example_works_with_the_permissions_that_the_docs_give(accounts, ser
     assert sorted(results) == [0, 1, 2]
 
 
+@later
 def test_the_server_refuses_what_is_not_the_agent_s(accounts, service, me, other):
     errors = []
 

@@ -28,6 +28,7 @@ MODELS = [
     "recurringslot",
     "uniquekey",
     "taskidentity",
+    "taskpause",
 ]
 
 
@@ -76,6 +77,16 @@ def test_an_operator_cancels_and_retries(admin_client):
         ("tasks.cancel", "because", [str(task_id)]),
         ("tasks.retry", "because", [str(task_id)]),
     ]
+
+
+def test_an_operator_pauses_a_task_and_resumes_it(admin_client):
+    task_id = enqueue("echo")
+    act(admin_client, "pause_selected", task_id)
+    assert status_of(task_id) == "paused"
+    listed = admin_client.get(reverse("admin:tasks_taskpause_changelist"))
+    assert str(task_id) in listed.content.decode()
+    act(admin_client, "resume_selected", task_id)
+    assert status_of(task_id) == "queued"
 
 
 def test_a_filter_becomes_a_bulk_job(admin_client):

@@ -229,3 +229,13 @@ def test_a_type_for_agents_is_registered_and_shown_and_one_with_a_handler_is_ref
     assert (shown["done_by"], shown["handler"], shown["max_retries"]) == ("agents", None, 7)
     with pytest.raises(Refused, match="has a handler"):
         register_for_agents("mine", Policy())
+
+
+def test_a_single_task_is_paused_and_resumed():
+    (item,) = tasks("enqueue", "echo")["items"]
+    assert tasks("pause", "--task", item["task_id"], "--reason", "wait")["counts"] == {"paused": 1}
+    assert status_of(item["task_id"]) == "paused"
+    assert tasks("pause", "--task", item["task_id"], code=1)["warnings"]
+    assert tasks("resume", "--task", item["task_id"])["counts"] == {"resumed": 1}
+    assert status_of(item["task_id"]) == "queued"
+    assert AuditEntry.objects.filter(action__in=["tasks.pause_tasks", "tasks.resume_tasks"]).count() == 2

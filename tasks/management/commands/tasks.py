@@ -21,6 +21,7 @@ from tasks.models import Execution, Limit, Pause, Task, TaskPriority, TaskStatus
 from tasks.pauses import pause, pause_queue, resume, resume_queue
 from tasks.registry import all_handlers
 from tasks.sweep import QUERIES, cancel_expired
+from tasks.task_pauses import pause_tasks, resume_tasks
 
 
 class Command(OperatorCommand):
@@ -108,6 +109,9 @@ def add_pause_target(parser: ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("task_type", nargs="?")
     target.add_argument("--queue", help="all types of this queue")
+    target.add_argument(
+        "--task", dest="task_ids", action="append", type=uuid_of, help="this task alone; may be repeated"
+    )
 
 
 def add_limit_verbs(command: OperatorCommand) -> None:
@@ -259,9 +263,18 @@ def redrive_tasks(task_type: str | None, limit: int, dry_run: bool, **_: Any) ->
 
 
 def pause_some(
-    task_type: str | None, queue: str | None, reason: str, until: datetime | None, **_: Any
+    task_type: str | None,
+    queue: str | None,
+    task_ids: list[UUID] | None,
+    reason: str,
+    until: datetime | None,
+    **_: Any,
 ) -> Answer:
     by = Actor.of_command()
+    if task_ids:
+        return changed(
+            task_ids, pause_tasks(task_ids, reason, by, until), "paused", "open, or is paused already"
+        )
     if queue is not None:
         return Answer(
             items=[{"queue": queue, "paused": True, "changed": pause_queue(queue, reason, by, until)}]
@@ -271,8 +284,12 @@ def pause_some(
     return Answer(items=[{"task_type": name, "paused": True, "changed": pause(name, reason, by, until)}])
 
 
-def resume_some(task_type: str | None, queue: str | None, reason: str, **_: Any) -> Answer:
+def resume_some(
+    task_type: str | None, queue: str | None, task_ids: list[UUID] | None, reason: str, **_: Any
+) -> Answer:
     by = Actor.of_command()
+    if task_ids:
+        return changed(task_ids, resume_tasks(task_ids, reason, by), "resumed", "paused")
     if queue is not None:
         return Answer(items=[{"queue": queue, "paused": False, "changed": resume_queue(queue, reason, by)}])
     name = str(task_type)

@@ -1,0 +1,1 @@
+DROP TABLE tasks.task_pauses;
