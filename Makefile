@@ -52,7 +52,7 @@ faults: $(VENV)/.installed-dev ## kill things while they work, and count: a tabl
 	@exec env FAULT_COUNTS=bench/results/faults.json $(RUN) -m pytest tests/faults -m 'deep or not deep' $(ARGS)
 
 # rooms whose benchmark runs peers of requirements-bench.txt; every other one leaves them out
-WITH_PEERS := recovery tasks
+WITH_PEERS := recovery tasks task_held
 bench: $(VENV)/.installed-dev $(if $(filter $(or $(ONLY),$(WITH_PEERS)),$(WITH_PEERS)),.bench/.installed) ## measure (ONLY=<room> for one, QUICK=1 for a try that never counts)
 	@shopt -s nullglob; failed=0; found=0; \
 	for script in bench/$${ONLY:-*}.py; do name=$$(basename "$$script" .py); \
@@ -60,7 +60,7 @@ bench: $(VENV)/.installed-dev $(if $(filter $(or $(ONLY),$(WITH_PEERS)),$(WITH_P
 		found=1; echo "== bench/$$name.py"; $(RUN) -m "bench.$$name" || failed=1; done; \
 	if [ $$found = 0 ]; then echo "bench/$${ONLY:-*}.py: there is no such benchmark" >&2; exit 2; fi; exit $$failed
 
-# Barman beside ONLY=recovery, procrastinate beside ONLY=tasks: never in the environment that everything runs in
+# Barman beside ONLY=recovery, procrastinate and awa beside ONLY=tasks: never in the environment that everything runs in
 .bench/.installed: requirements-bench.txt | $(VENV)/.installed-dev
 	@rm -rf .bench; mkdir -p .bench
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --target .bench -r requirements-bench.txt

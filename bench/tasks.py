@@ -17,7 +17,7 @@ from bench.task_peers import plain
 from bench.task_peers.processes import PEERS, ROOT, peer_path, running, wait_for
 
 RUNS = 3
-ONCE = ("features", "flatness")  # what does not depend on the moment, or repeats itself
+ONCE = ("features",)  # it repeats itself
 
 
 def main() -> None:
@@ -32,8 +32,8 @@ def main() -> None:
             "workflow": lambda: measure_workflow(report),
             "drain": lambda: measure_drain(report, found),
             "latency": lambda: measure_latency(report, found),
+            "awa": lambda: measure_awa(report, found),
             "features": lambda: measure_features(report, leaf),
-            "flatness": lambda: measure_flatness(report, leaf),
         }
         wanted = os.environ.get("SECTIONS", ",".join(sections)).split(",")
         for number in range(report.runs(RUNS)):
@@ -119,48 +119,6 @@ def measure_features(report: Report, leaf: str) -> None:
             sql(*(f"ALTER TABLE {leaf} ENABLE TRIGGER {trigger}" for trigger in switched_on), "SELECT")
             report.add(f"core_with_{name}", run_core(tasks, 1), "tasks/s", tasks, note="and those before")
             sql(f"ALTER TABLE {leaf} ENABLE TRIGGER USER")
-
-
-def measure_flatness(report: Report, leaf: str) -> None:
-    """Buffers that one claim of 10 touches with ever more pending and finished rows: exact, whatever the load."""
-    small, large = report.rows(100_000, quick=10_000), report.rows(1_000_000, quick=50_000)
-    empty()
-    fill_by_sql(leaf, small, "queued")
-    base = buffers_of_claim(leaf)
-    fill_by_sql(leaf, large - small, "queued")
-    report.add("claim_buffers_pending", buffers_of_claim(leaf), "buffers", large)
-    report.add_peer("claim_buffers_pending", f"{small} pending", base)
-    empty()
-    fill_by_sql(leaf, small, "queued")
-    fill_by_sql(leaf, large, "completed")
-    report.add("claim_buffers_finished", buffers_of_claim(leaf), "buffers", large)
-    report.add_peer("claim_buffers_finished", f"{small} pending", base)
-
-
-def fill_by_sql(leaf: str, rows: int, status: str) -> None:
-    ended = "now(), now()" if status == "completed" else "NULL, NULL"
-    sql(
-        "SET session_replication_role = replica",
-        f"INSERT INTO {leaf} (task_type, status, payload, started_at, completed_at)"
-        f" SELECT 'echo', '{status}', jsonb_build_object('n', n), {ended} FROM generate_series(1, {rows}) n",
-        "RESET session_replication_role",
-        f"VACUUM ANALYZE {leaf}",
-    )
-
-
-def buffers_of_claim(leaf: str) -> float:
-    from django.db import connection, transaction
-
-    from tasks.turn import parameters_of, turn_of
-
-    with transaction.atomic(), connection.cursor() as cursor:
-        text = turn_of("echo")
-        cursor.execute(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", parameters_of("echo", worker_id(), (), 10)
-        )
-        plan = cursor.fetchone()[0][0]["Plan"]
-        transaction.set_rollback(True)
-    return float(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
 # -- enqueue --------------------------------------------------------------------------------------------------
@@ -311,20 +269,51 @@ def drain_procrastinate(found: Installation, tasks: int) -> float:
             return rate(lambda: int(connection.execute(left).fetchone()[0]), tasks)  # type: ignore[index]
 
 
+def measure_awa(report: Report, found: Installation) -> None:
+    """awa, whose two processes claim many at once by their own choice, beside ours that choose too."""
+    tasks = report.rows(5_000, quick=300)
+    report.add("drain_beside_awa", drain_ours(found, tasks, most=50), "tasks/s", tasks)
+    report.add_peer("drain_beside_awa", "awa-pg", drain_awa(found, tasks))
+
+
+def drain_awa(found: Installation, tasks: int) -> float:
+    """Its processes count what they have done into a file each: its own tables are left alone meanwhile."""
+    dsn = peer_database(found, "awa")
+    environ = {"BENCH_DSN": dsn, "PYTHONPATH": peer_path()}
+    command = ("-m", "bench.task_peers.awa_app")
+    for argument in (("schema",), ("fill", str(tasks))):
+        subprocess.run(
+            [sys.executable, *command, *argument], cwd=ROOT, env={**os.environ, **environ}, check=True
+        )
+    files = [found.home / f"awa{n}.done" for n in (1, 2)]
+    for file in files:
+        file.write_text("0")
+    with (
+        running(found.home / "a1.log", *command, "work", str(files[0]), **environ),
+        running(found.home / "a2.log", *command, "work", str(files[1]), **environ),
+    ):
+        return rate(lambda: tasks - sum(int(file.read_text() or 0) for file in files), tasks)
+
+
 def defer(found: Installation, number: int) -> float:
     return float(ask_procrastinate(procrastinate_database(found), "defer", str(number)))
 
 
 def procrastinate_database(found: Installation) -> str:
     """Return the address of procrastinate's own database, made anew."""
+    dsn = peer_database(found, "procrastinate")
+    ask_procrastinate(dsn, "schema")
+    return dsn
+
+
+def peer_database(found: Installation, name: str) -> str:
+    """Return the address of a peer's own database on our server, made anew."""
     import psycopg
 
-    base = found.dsn.rpartition("/")[0]
     with psycopg.connect(found.dsn, autocommit=True) as connection:
-        connection.execute("DROP DATABASE IF EXISTS procrastinate WITH (FORCE)")
-        connection.execute("CREATE DATABASE procrastinate")
-    ask_procrastinate(f"{base}/procrastinate", "schema")
-    return f"{base}/procrastinate"
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{found.dsn.rpartition('/')[0]}/{name}"
 
 
 def ask_procrastinate(dsn: str, *arguments: str) -> str:

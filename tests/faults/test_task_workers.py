@@ -23,7 +23,7 @@ from tasks.sweep import sweep, take_back_leases
 from tests.faults.installation import BEAT, BRIDGE, PATIENCE_SECONDS, WORKER
 from tests.marks import LATER
 from tests.tasks.conftest import eventually, status_of
-from tests.tasks.fleet import handlers as _fleet  # noqa: F401  (this process enqueues with their options)
+from tests.tasks.fleet.handlers import MISDEEDS  # this process enqueues with these handlers' options
 
 pytestmark = [pytest.mark.servers, pytest.mark.django_db(transaction=True)]
 ME = Actor("ann", "command")
@@ -155,6 +155,26 @@ def test_a_handler_that_prints_without_end_fills_no_row(worker, faults, lines):
     faults.wrong(characters_too_many=max(0, len(kept) - 250_000))
 
 
+def test_handlers_that_misbehave_harm_their_own_task_alone(worker, faults):
+    """Those that only leave something behind succeed; the others fail once; the processes stay, and go on."""
+    pids = {result_of(enqueue("fleet.pid")) for _ in range(6)}
+    ids = {kind: enqueue("fleet.misbehaves", kind) for kind in MISDEEDS}
+    others = enqueue_many(NewTask(task_type="fleet.naps", payload={"seconds": 0.01}) for _ in range(30))
+    sweep_until(lambda: not Task.objects.filter(completed_at=None).exists())
+    faults.happened("misdeed of a handler", len(ids))
+    harmless = {"fork", "leave a thread", "leave a transaction open"}
+    found = {kind for kind, task_id in ids.items() if status_of(task_id) == "completed"}
+    assert found == harmless
+    assert result_of(ids["fork"]) == "parent"
+    assert pids <= set(worker.children()), "a process was lost"
+    count(faults, 6 + len(harmless) + len(others))
+
+
+def result_of(task_id):
+    sweep_until(lambda: status_of(task_id) == "completed")
+    return Execution.objects.get(task_id=task_id).result
+
+
 @pytest.mark.deep
 def test_a_process_whose_handlers_leak_is_replaced_between_tasks(celery, faults):
     limits = {"MISTERSMITH_WORKER_MAX_MEMORY_MB": "250", "MISTERSMITH_TASKS_LEASE_SECONDS": "5"}
@@ -254,6 +274,22 @@ def test_thousands_of_tasks_outlive_random_kills(installation, faults, number, s
         tasks_at_once=int(installation.ask(overlapping)[0][0]),
         attempts_miscounted=int(installation.ask(miscounted)[0][0]),
     )
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(600, marks=pytest.mark.deep)])
+def test_a_broker_that_is_gone_for_long_costs_time_and_no_task(installation, faults, seconds):
+    """Ten tasks arrive each second; tickets are lost or given up meanwhile, and workers look for their broker."""
+    broker = installation.servers["valkey"]
+    faults.kill("valkey", broker)
+    forget(installation)
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < seconds:
+        installation.enqueue(10, ENQUEUE_PATIENT)
+        eventually(lambda: time.monotonic() - began >= passed + 1)
+    faults.happened(f"broker away for {seconds} s")
+    broker.start()
+    eventually(installation.is_done, PATIENCE_SECONDS + seconds)
+    installation.count(faults)
 
 
 VICTIMS = ["worker process", "frozen process", "worker", "bridge", "beat", "postgres", "nats", "valkey"]

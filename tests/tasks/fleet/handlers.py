@@ -2,8 +2,11 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
+
+from django.db import connection
 
 from tasks.handlers import PermanentFailure, handler
 
@@ -58,6 +61,51 @@ def mixed(context):
     """A short task, but for one that takes its process along."""
     if context.payload == "poison":
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@handler("fleet.misbehaves", max_retries=0)
+def misbehaves(context):
+    """What a handler should not do, by its payload."""
+    return MISDEEDS[context.payload]()
+
+
+def fork():
+    """The child goes on as if it were the worker."""
+    return "child" if os.fork() == 0 else "parent"
+
+
+def leave_a_transaction_open():
+    connection.set_autocommit(False)
+    connection.ensure_connection()
+    connection.cursor().execute("SELECT 1")
+
+
+def leave_a_thread():
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+def give_up(error):
+    raise error
+
+
+def recurse():
+    return recurse()
+
+
+MISDEEDS = {
+    "fork": fork,
+    "leave a thread": leave_a_thread,
+    "leave a transaction open": leave_a_transaction_open,
+    "SystemExit": lambda: give_up(SystemExit(3)),
+    "KeyboardInterrupt": lambda: give_up(KeyboardInterrupt()),
+    "GeneratorExit": lambda: give_up(GeneratorExit()),
+    "recurse without end": recurse,
+    "return a set": lambda: {1},
+    "return NaN": lambda: float("nan"),
+    "return U+0000": lambda: "\0",
+    "return half a character": lambda: "\ud800",
+    "return a number without end": lambda: 10**140_000,
+}
 
 
 @handler("fleet.prints", max_retries=0)
