@@ -29,16 +29,15 @@ def main() -> None:
 def measure_pending(report: Report, leaf: str) -> None:
     """One type with ever more ready tasks."""
     small = report.rows(100_000, quick=4_000)
-    sizes = [small, report.rows(1_000_000, quick=10_000), report.rows(5_000_000, quick=40_000)]
+    larger = {"pending_1m": (1_000_000, 10_000), "pending_5m": (5_000_000, 40_000)}
     empty()
-    have, base = 0, (0.0, 0.0)
-    for size in sizes:
+    fill(leaf, small, "queued", 0)
+    have, base = small, measure_claim(leaf)
+    for name, (rows, quick) in larger.items():
+        size = report.rows(rows, quick=quick)
         fill(leaf, size - have, "queued", have)
         have = size
-        if size == small:
-            base = measure_claim(leaf)
-        else:
-            add(report, f"pending_{size // 1_000_000}m", size, measure_claim(leaf), small, base)
+        add(report, name, size, measure_claim(leaf), small, base)
 
 
 def measure_finished(report: Report, leaf: str) -> None:

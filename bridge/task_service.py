@@ -9,6 +9,7 @@ import json
 import logging
 import queue
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,7 @@ from nats.aio.msg import Msg
 from bridge import connection
 from bridge.connection import Client
 from bridge.delivery import WAKE_SUBJECT
+from bridge.listener import Listener
 from bridge.part import Part
 from bridge.task_calls import CALLS, Caller, Forbidden, caller_of, claim_tasks, describe, number
 from pg.errors import MisterSmithError, Refused, Unreachable
@@ -76,23 +78,28 @@ class TaskService(Part):
         self.next_look = 0.0
         self.is_woken = False
         self.served = self.refused = 0
-        self._subscriptions: list[Any] = []
+        self._listeners = [Listener(SUBJECT, self._hear, GROUP), Listener(WAKE_SUBJECT, self._wake)]
 
     def figures(self) -> dict[str, Any]:
         return {"served": self.served, "refused": self.refused, "waiting": len(self.waiting)}
 
     # -- on the loop ------------------------------------------------------------------------------------------
     def prepare(self, db: BaseDatabaseWrapper) -> None:
-        connection.call(self._listen)
+        for listener in self._listeners:
+            listener.begin()
 
-    async def _listen(self, client: Client) -> None:
-        for old in self._subscriptions:
-            if not client.nc.is_closed and old._conn is client.nc:
-                await old.unsubscribe()
-        self._subscriptions = [
-            await client.nc.subscribe(SUBJECT, queue=GROUP, cb=self._hear),
-            await client.nc.subscribe(WAKE_SUBJECT, cb=self._wake),
-        ]
+    def end(self) -> None:
+        """Nobody is left without an answer: whoever waits asks again, and another bridge serves."""
+        for listener in self._listeners:
+            listener.end()
+        left, self.waiting = self.waiting, []
+        with suppress(queue.Empty):
+            while True:
+                request = self.inbox.get_nowait()
+                left += [request] if request else []
+        with suppress(Unreachable):
+            for request in left:
+                self.answer(request, told(Busy("this bridge stops", "ask again")))
 
     async def _hear(self, message: Msg) -> None:
         if not message.reply.startswith(REPLIES):

@@ -16,6 +16,7 @@ from bridge.part import Part, run_parts
 from bridge.received import MessageReader
 from bridge.runner import Relay
 from bridge.session import execute, open_session
+from bridge.task_service import TaskService
 from tests.bridge.conftest import empty_outbox, put, rows, value, wait_until
 from tests.bridge.flushing import pulling, state, write
 
@@ -63,6 +64,7 @@ PARTS = {
     "messages": MessageReader,
     "heartbeats": Heartbeats,
     "relay": Relay,
+    "task service": TaskService,
 }
 
 

@@ -400,18 +400,17 @@ def test_a_claim_whose_sender_has_long_gone_leases_nothing(service, me, monkeypa
 def test_requests_beyond_the_backlog_are_told_to_come_again(me):
     part = TaskService()
     part.inbox.maxsize = 1
-    connection.call(part._listen)
-    try:
-        first = threading.Thread(target=lambda: me.ask("held"))
-        first.start()
-        wait_until(lambda: part.inbox.full())
-        answer = me.ask("held")
-        assert (refusal(answer)[0], answer["error"]["retry"]) == ("busy", True)
-    finally:
-        with running(part):
-            first.join(30)
-        for subscription in part._subscriptions:
-            connection.call(lambda client, old=subscription: old.unsubscribe())
+    part._listeners[0].begin()
+    got = []
+    first = threading.Thread(target=lambda: got.append(me.ask("held")))
+    first.start()
+    wait_until(lambda: part.inbox.full())
+    assert refusal(me.ask("held"))[0] == "busy"
+    part.end()
+    first.join(30)
+    assert (refusal(got[0])[0], got[0]["error"]["retry"]) == ("busy", True), (
+        "a bridge that stops leaves nobody waiting"
+    )
 
 
 @later
