@@ -1,7 +1,7 @@
 """A transaction that somebody holds open: what was updated since cannot be cleaned up.
 
 100 tasks a second over ten types go on meanwhile, through the same claim and finish as a worker's; procrastinate's own
-functions do the same on a database of their own, with a transaction held as well.
+functions do the same at the same time on a database of their own, with a transaction held as well.
 
 SECONDS=600 is the full form of ten minutes; 60 without it. The last tenth is held against the first.
 """
@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,13 +36,18 @@ def main() -> None:
             register_leaf(name, Policy(), Policy().options())
         seconds = int(os.environ.get("SECONDS", "60")) if not report.is_quick else 6
         empty()
-        with running(found.home / "bridge.log", "manage.py", "bridge", "run"), held_open(found.dsn):
-            ours = work(seconds, enqueue_one, claim_one())
+        peer = procrastinate_database(found)
+        with (
+            running(found.home / "bridge.log", "manage.py", "bridge", "run"),
+            held_open(found.dsn),
+            held_open(peer),
+            ThreadPoolExecutor(2) as both,
+        ):
+            their_work = both.submit(work, seconds, defer_one(peer), fetch_one(peer))
+            ours = both.submit(work, seconds, enqueue_one, claim_one()).result()
+            theirs = their_work.result()
             note = "" if seconds > ALARM_SECONDS else "threshold lowered"
             report.add("alarm_raised", float(is_alarm_raised(seconds)), "of 1", 1, note=note)
-        peer = procrastinate_database(found)
-        with held_open(peer), psycopg.connect(peer, autocommit=True) as session:
-            theirs = work(seconds, defer_one(session), fetch_one(peer))
         tell(report, seconds, ours, theirs)
 
 
@@ -122,8 +128,9 @@ def is_alarm_raised(seconds: int) -> bool:
 
 
 # -- procrastinate ----------------------------------------------------------------------------------------------
-def defer_one(session: psycopg.Connection[Any]) -> Callable[[int], None]:
+def defer_one(dsn: str) -> Callable[[int], None]:
     """Through its own SQL function, as its client does."""
+    session = psycopg.connect(dsn, autocommit=True)
 
     def put(number: int) -> None:
         session.execute(

@@ -124,14 +124,14 @@ def drain(task_type: str, worker: Worker, may_recruit: bool) -> tuple[int, bool]
 
 
 def take(worker: Worker, task_type: str, claimed: Sequence[Claimed]) -> None:
-    """Take into the hand what was claimed. Where one of it must run alone (tasks.company), the others go back."""
+    """Take into the hand what was claimed. Where one of it must run alone (tasks.company), those before it come first,
+    and it has its turn with the next claim: what is not taken goes back."""
     suspect = find_suspect(claimed)
     worker.pace_of(task_type).is_careful = suspect is not None
-    if suspect is None:
-        worker.hand.take(claimed)
-    else:
-        worker.hand.take([suspect])
-        outlast(lambda: give_back([item for item in claimed if item is not suspect]))
+    number = len(claimed) if suspect is None else max(1, claimed.index(suspect))
+    worker.hand.take(claimed[:number])
+    if back := claimed[number:]:
+        outlast(lambda: give_back(back))
 
 
 def run_waiting(hand: Hand) -> int:

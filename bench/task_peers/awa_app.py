@@ -26,7 +26,7 @@ async def main(verb: str, argument: str = "") -> None:
     if verb == "schema":
         await client.migrate()
     elif verb == "fill":
-        await client.enqueue_many_copy([Nothing(n) for n in range(int(argument))], queue=QUEUE)
+        await client.insert_many_copy([Nothing(n) for n in range(int(argument))], queue=QUEUE)
     elif verb == "work":
         await work(client, Path(argument))
     await client.close()

@@ -265,6 +265,22 @@ def test_a_task_that_was_given_back_after_such_an_end_still_runs_alone(this_work
     finish_many([Ended(item) for item in again])
 
 
+def test_what_comes_before_a_suspect_runs_first(handles, this_worker):
+    ran = []
+    handles("mine", lambda context: ran.append(context.payload))
+    fill("mine", 3)
+    claim("mine", this_worker.agent_id, limit=3)
+    die(this_worker.agent_id)
+    urgent = enqueue("mine", "urgent", priority="critical")
+    this_worker.pace_of("mine").size = 4
+    jobs.take(this_worker, "mine", claim("mine", this_worker.agent_id, limit=4))
+    assert [item.task_id for item in this_worker.hand.held()] == [urgent]
+    assert Task.objects.filter(status="queued").count() == 3
+    assert jobs.run_waiting(this_worker.hand) == 1
+    assert ran == ["urgent"]
+    assert jobs.run_ticket("mine") == 3
+
+
 def test_a_retry_after_a_failure_of_its_own_makes_nobody_a_suspect(this_worker):
     fill("echo", 2, max_retries=3)
     for item in claim("echo", this_worker.agent_id, limit=2):

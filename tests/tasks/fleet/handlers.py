@@ -125,8 +125,10 @@ def leaks(context):
 
 @handler("fleet.naps", max_retries=50, retry_delay_seconds=0)
 def naps(context):
-    """`first`: how long the first attempt takes, which a test will not wait for."""
-    is_first = context.attempt == 1
-    seconds = context.payload["seconds"]
-    time.sleep(context.payload.get("first", seconds) if is_first else seconds)
+    """`victim`: a file; whoever finds none writes its pid there, and sleeps for longer than a test will wait."""
+    victim = context.payload.get("victim")
+    if victim and not Path(victim).exists():
+        Path(victim).write_text(str(os.getpid()))
+        time.sleep(600)
+    time.sleep(context.payload["seconds"])
     return context.attempt
