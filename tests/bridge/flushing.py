@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from bridge import connection, setup, topology
+from bridge.flush_runner import CONFLICT_SECONDS
 from bridge.flusher import Flushed, flush_batch
-from bridge.puller import Puller, acknowledge
+from bridge.puller import Puller, acknowledge, put_back
 from bridge.sources import note_epochs
 from bridge.targets import TARGETS
 from tests.bridge.conftest import rows, wait_until
@@ -73,6 +74,7 @@ def flush(session: Any, bucket: str = "AGENT_STATE") -> Flushed:
         done = flush_batch(session, TARGETS[bucket], letters)
         waiting = {id(letter) for letter in done.waiting}
         connection.call(lambda c: acknowledge(c.nc, [each for each in letters if id(each) not in waiting]))
+        connection.call(lambda c: put_back(c.nc, done.waiting, CONFLICT_SECONDS))
         connection.call(lambda c: c.nc.flush())
     return done
 
