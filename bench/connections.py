@@ -6,7 +6,6 @@ by itself.
 """
 
 import os
-import threading
 import time
 from typing import Any
 
@@ -42,15 +41,26 @@ def add_partitions(number: int) -> None:
 
 # -- check-out ----------------------------------------------------------------------------------------------------
 def measure_checkout(report: Report, dsn: str, rounds: int) -> None:
-    """One thread takes a connection, asks, gives it back."""
-    ours = timed(checkout_by_django, rounds)
+    """One thread takes a connection, asks, gives it back: as busy threads do, whose connection has just come back, and
+    as with one that lay idle, which is asked first. The peer asks each time."""
+    from pg import pool as ours
+
+    usual = ours.TRUSTED_SECONDS
+    busy = timed(checkout_by_django, rounds)
+    ours.TRUSTED_SECONDS = 0
+    idle = timed(checkout_by_django, rounds)
+    ours.TRUSTED_SECONDS = usual
     with ConnectionPool(
         dsn, min_size=1, max_size=5, check=ConnectionPool.check_connection, open=True
     ) as pool:
         pool.wait()
         bare = timed(lambda: checkout_bare(pool), rounds)
-    report.add("checkout_select_1", ours * 1e6, "us", rounds, "check-out, SELECT 1, give back")
-    report.add_peer("checkout_select_1", "psycopg's pool", bare * 1e6)
+    for name, seconds, note in (
+        ("checkout_select_1", busy, "check-out, SELECT 1, give back"),
+        ("checkout_idle_select_1", idle, "the same, of a connection that lay idle"),
+    ):
+        report.add(name, seconds * 1e6, "us", rounds, note)
+        report.add_peer(name, "psycopg's pool", bare * 1e6)
 
 
 def checkout_by_django() -> None:
@@ -108,25 +118,33 @@ def measure_router(report: Report, rounds: int) -> None:
 
 # -- metrics --------------------------------------------------------------------------------------------------------
 def measure_scrape(report: Report, scrapes: int) -> None:
+    """Each with what partitions' figures keep for a minute read anew; the sizes of tables, kept for fifteen, are read
+    by one in sixty: that one is `metrics_scrape_cold`."""
     from django.test import Client
+
+    from partitions import metrics
 
     client = Client(headers={"host": "localhost"})
     times = []
-    for _ in range(scrapes + 2):
+    for turn in range(scrapes + 3):
+        metrics.health_at.cache_clear()
+        if turn == 1:
+            metrics.sizes_at.cache_clear()
         began = time.perf_counter()
         response = client.get("/metrics")
         times.append((time.perf_counter() - began) * 1000)
         assert response.status_code == 200, response.content
         assert b"mistersmith_metric_errors" in response.content
     partitions = count_partitions()
+    report.add("metrics_scrape_cold", times[1], "ms", partitions, "with the sizes of all tables")
     report.add(
         "metrics_scrape_p95",
-        percentile(times[2:], 95),
+        percentile(times[3:], 95),
         "ms",
         partitions,
         f"{scrapes} scrapes; rows: partitions",
     )
-    report.add("metrics_scrape_p50", percentile(times[2:], 50), "ms", partitions)
+    report.add("metrics_scrape_p50", percentile(times[3:], 50), "ms", partitions)
 
 
 def count_partitions() -> int:
@@ -142,49 +160,54 @@ def count_partitions() -> int:
 # -- what monitoring costs by itself ----------------------------------------------------------------------------------
 def measure_own_load(report: Report, seconds: int) -> None:
     """The schedules of monitoring in real time, and the watch of one process on two servers: CPU of this process and of
-    PostgreSQL, in percent of one core."""
+    the servers, in percent of one core, less what they take when nothing is asked of them."""
     from django.conf import settings
 
     from pg import watch
 
+    idle = load_of(lambda: time.sleep(seconds / 4))
     settings.REPLICA_ALIASES = ["replica"]
-    before = cpu_seconds()
     watch.ensure_watch()
-    ended = threading.Event()
-    threading.Timer(seconds, ended.set).start()
-    turns = run_schedules(ended)
+    run_schedules(0)  # imports, first connections and plans are no load
+    turns: list[int] = []
+    used = load_of(lambda: turns.append(run_schedules(seconds)))
     watch.stop_watch()
     settings.REPLICA_ALIASES = []
-    used = cpu_seconds() - before
     report.add(
         "own_load",
-        100 * used / seconds,
+        max(used - idle, 0.0),
         "% of a core",
         seconds,
-        f"{turns} jobs in {seconds} s; rows: seconds",
+        f"{turns[0]} jobs in {seconds} s; the servers alone {idle:.2f}; rows: seconds",
     )
 
 
-def run_schedules(ended: threading.Event) -> int:
-    """Run each job of monitoring as often as its schedule says; return how many were run."""
+def load_of(work: Any) -> float:
+    """Return the CPU time that is used while `work` runs, in percent of one core."""
+    used, began = cpu_seconds(), time.monotonic()
+    work()
+    return 100 * (cpu_seconds() - used) / (time.monotonic() - began)
+
+
+def run_schedules(seconds: float) -> int:
+    """Run each job of monitoring as often as its schedule says, at least once; return how many were run."""
     from config.celery import app
     from operators.schedules import declared_schedules
 
     app.loader.import_default_modules()
-
     due = {
         one.job: (0.0, one.every_seconds)
         for one in declared_schedules()
         if one.job.startswith("monitoring.") and one.every_seconds
     }
     turns, began = 0, time.monotonic()
-    while not ended.is_set():
+    while not turns or time.monotonic() - began < seconds:
         for job, (at, every) in due.items():
             if time.monotonic() - began >= at:
                 app.tasks[job]()
                 due[job] = (at + every, every)
                 turns += 1
-        ended.wait(0.2)
+        time.sleep(0.1)
     return turns
 
 

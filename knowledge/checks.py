@@ -5,11 +5,11 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from knowledge.embedder import read_oldest_waiting
+from knowledge.embedder import count_waiting, read_oldest_waiting
 from knowledge.embeddings import active_models
 from knowledge.models import EmbeddingModel
 from knowledge.providers import why_unavailable
-from knowledge.stats import list_models, progress_of
+from knowledge.stats import MAX_WAITING_COUNTED, list_models
 from monitoring.registry import Finding, register_check, register_metric
 from pg.queries import Queries
 
@@ -111,7 +111,9 @@ def look_at_waiting(model: EmbeddingModel) -> Finding:
 
 
 def read_waiting_facts() -> list[tuple[dict[str, str], float]]:
-    return [({"model": model.pk}, float(progress_of(model).waiting)) for model in active_models()]
+    return [
+        ({"model": model.pk}, float(count_waiting(model, MAX_WAITING_COUNTED))) for model in active_models()
+    ]
 
 
 def read_vectors() -> list[tuple[dict[str, str], float]]:

@@ -1,6 +1,6 @@
 """Judges the alarm rules. `judge` is pure; `evaluate_rules` reads the metrics and writes what changed."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from monitoring.models import SEVERITY, AlarmChannel, AlarmEvent, AlarmRule, Notification, State
-from monitoring.registry import Sample, metrics
+from monitoring.registry import Metric, Sample, metrics, one_reading, read_metric
 from operators.audit import Actor, record
 from pg.errors import Refused
 
@@ -56,20 +56,20 @@ def evaluate_rules(now: datetime) -> int:
     its new state, the event and the notifications are one transaction. A rule without a value keeps its state and says
     why.
     """
-    wanted = set(AlarmRule.objects.filter(is_enabled=True).values_list("metric", flat=True))
-    values = {metric.name: read(metric.read) for metric in metrics() if metric.name in wanted}
-    ids = AlarmRule.objects.filter(is_enabled=True).order_by("pk").values_list("pk", flat=True)
-    return sum(evaluate_rule(rule_id, values, now) for rule_id in list(ids))
+    rules = list(AlarmRule.objects.filter(is_enabled=True).order_by("pk").values_list("pk", "metric"))
+    wanted = {metric for _, metric in rules}
+    with one_reading():
+        values = {metric.name: read(metric) for metric in metrics() if metric.name in wanted}
+    return sum(evaluate_rule(rule_id, values, now) for rule_id, _ in rules)
 
 
 Read = list[Sample] | str
 
 
-def read(source: Callable[[], Iterable[Sample]]) -> Read:
+def read(metric: Metric) -> Read:
     """Return the samples, or the error as text: one metric that cannot be read must not hide the others."""
     try:
-        with transaction.atomic():
-            return list(source())
+        return read_metric(metric)
     except Exception as error:  # whatever it is belongs into the rule's row
         return f"{type(error).__name__}: {error}".strip()
 

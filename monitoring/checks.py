@@ -1,14 +1,13 @@
 """What `doctor` looks at in monitoring, and the figures of /metrics that belong to no other room."""
 
 from collections.abc import Iterator
-from functools import lru_cache, partial
-from time import monotonic
+from functools import partial
 from typing import Any
 
 from django.db import connection
 
 from monitoring.models import Activity, LockWait, Replica, ReplicationSlot
-from monitoring.registry import Finding, Sample, register_check, register_metric
+from monitoring.registry import Finding, Sample, register_check, register_metric, shared
 from pg.budget import read_budget
 
 # metric: help, column of monitoring.read_server()
@@ -160,6 +159,7 @@ def look_at_slots() -> Iterator[Finding]:
         yield Finding(True, "no replication slots")
 
 
+@shared
 def server_row() -> dict[str, Any]:
     """Return monitoring.read_server() by column. One query."""
     with connection.cursor() as cursor:
@@ -168,14 +168,8 @@ def server_row() -> dict[str, Any]:
         return dict(zip(names, cursor.fetchone(), strict=True))
 
 
-@lru_cache(maxsize=1)
-def server_row_at(second: int) -> dict[str, Any]:
-    """Return the row of that second: the figures of one scrape ask once together."""
-    return server_row()
-
-
 def read_server(column: str) -> Iterator[Sample]:
-    value = server_row_at(int(monotonic()))[column]
+    value = server_row()[column]
     if value is not None:
         yield {}, float(value)
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from time import perf_counter
 
-from django.db import transaction
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -23,11 +22,11 @@ class RoomsCollector(Collector):
             ERRORS, "1 for a metric that could not be read just now", labels=["metric"]
         )
         seconds = GaugeMetricFamily(SECONDS, "How long reading a metric took", labels=["metric"])
-        for metric in registry.metrics():
-            began = perf_counter()
-            family, is_read = read(metric)
-            seconds.add_metric([metric.name], perf_counter() - began)
-            errors.add_metric([metric.name], 0 if is_read else 1)
+        with registry.one_reading():
+            families = list(map(timed_read, registry.metrics()))
+        for family, is_read, took in families:
+            seconds.add_metric([family.name], took)
+            errors.add_metric([family.name], 0 if is_read else 1)
             yield family
         yield errors
         yield seconds
@@ -37,14 +36,17 @@ def read(metric: registry.Metric) -> tuple[Metric, bool]:
     """Return the family, and False where it could not be read: the others must not suffer from it."""
     family = GaugeMetricFamily(metric.name, metric.help)
     try:
-        with transaction.atomic():
-            for labels, value in metric.read():
-                family.add_sample(metric.name, labels, value)
+        for labels, value in registry.read_metric(metric):
+            family.add_sample(metric.name, labels, value)
     except Exception:  # the errors metric and the log say which; the scrape goes on
         registry.log.exception("metric %s", metric.name)
-        family.samples.clear()
         return family, False
     return family, True
+
+
+def timed_read(metric: registry.Metric) -> tuple[Metric, bool, float]:
+    began = perf_counter()
+    return *read(metric), perf_counter() - began
 
 
 def expose(accept: str) -> tuple[bytes, str]:

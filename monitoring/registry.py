@@ -4,9 +4,18 @@ Nothing here knows a room: the arrows point downwards.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
 
+from django.db import connection, transaction
+
+from pg.reads import from_primary
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 Sample = tuple[dict[str, str], float]  # labels, value
 
@@ -54,6 +63,51 @@ def checks() -> list[Check]:
 
 def metrics() -> list[Metric]:
     return [_metrics[name] for name in sorted(_metrics)]
+
+
+# -- reading metrics ----------------------------------------------------------------------------------------
+_memo: ContextVar[dict[Any, Any] | None] = ContextVar("memo", default=None)
+
+
+@contextmanager
+def one_reading() -> Iterator[None]:
+    """Within it, one scrape or one round of the alarms, functions that are `shared` ask the server once."""
+    token = _memo.set({})
+    try:
+        with from_primary():
+            yield
+    finally:
+        _memo.reset(token)
+
+
+def shared(read: Callable[[], T]) -> Callable[[], T]:
+    """Let the metrics of one reading share what a function without arguments returns; elsewhere it is called each
+    time. It must return a value, not an iterator."""
+
+    @wraps(read)
+    def once() -> T:
+        memo = _memo.get()
+        if memo is None:
+            return read()
+        if read not in memo:
+            memo[read] = read()
+        found: T = memo[read]
+        return found
+
+    return once
+
+
+def read_metric(metric: Metric) -> list[Sample]:
+    """Return the samples. Raises whatever reading raises; the session can be used afterwards. A statement is a
+    transaction of its own, unless somebody has begun one: BEGIN and COMMIT would be two thirds of a scrape's round
+    trips."""
+    try:
+        with transaction.atomic() if connection.in_atomic_block else nullcontext():
+            return list(metric.read())
+    except Exception:
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+        raise
 
 
 def run_check(check: Check) -> list[Finding]:

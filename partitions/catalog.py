@@ -1,5 +1,6 @@
 """What the catalog says of partitioned tables. Names are never parsed."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -42,21 +43,43 @@ def read_clock() -> Clock:
 def read_ranges(table: str) -> list[Range]:
     """Return a table's range partitions, oldest first, and those detached that are marked; empty when there is no such
     table. One query."""
-    found = QUERIES.run("ranges", {"table": table, "must_be_uploaded": upload.is_configured()})
-    return [Range(**row) for row in found]
+    return run_by_table("ranges", [table], must_be_uploaded=upload.is_configured(), make=Range)[table]
 
 
 def read_table(rules: Rules) -> Table:
-    """Return all that a plan needs to know of a table. Three queries; a DEFAULT partition is counted by a fourth."""
-    dropped = [(row["lower"], row["upper"]) for row in QUERIES.run("dropped", {"table": rules.table})]
-    found = QUERIES.run("default_partition", {"table": rules.table})
-    default = found[0] if found else None
-    return Table(
-        read_ranges(rules.table),
-        dropped,
-        default["name"] if default else None,
-        count_waiting(default, rules.interval) if default else {},
-    )
+    """Return all that a plan needs to know of a table: `read_each` of one."""
+    return read_each([rules])[0]
+
+
+def read_each(rules: Sequence[Rules]) -> list[Table]:
+    """Return all that a plan needs to know of these tables, in their order. Three queries, however many tables; each
+    DEFAULT partition is counted by one more."""
+    names = [one.table for one in rules]
+    ranges = run_by_table("ranges", names, must_be_uploaded=upload.is_configured(), make=Range)
+    dropped, defaults = run_by_table("dropped", names), run_by_table("default_partition", names)
+    return [
+        Table(
+            ranges[one.table],
+            [(row["lower"], row["upper"]) for row in dropped[one.table]],
+            *counted_default(defaults[one.table], one.interval),
+        )
+        for one in rules
+    ]
+
+
+def run_by_table(
+    query: str, tables: Sequence[str], make: Callable[..., Any] = dict, **values: Any
+) -> dict[str, list[Any]]:
+    """Run a query over tables once; return what `make` makes of its rows, by table, a list for each of them."""
+    found: dict[str, list[Any]] = {name: [] for name in tables}
+    for row in QUERIES.run(query, {"tables": list(tables), **values}):
+        found[row.pop("table_name")].append(make(**row))
+    return found
+
+
+def counted_default(found: list[dict[str, Any]], interval: str) -> tuple[str | None, dict[datetime, int]]:
+    """Return the name of the DEFAULT partition, None without one, and its rows by interval."""
+    return (found[0]["name"], count_waiting(found[0], interval)) if found else (None, {})
 
 
 def count_waiting(default: dict[str, Any], interval: str) -> dict[datetime, int]:

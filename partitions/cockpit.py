@@ -5,8 +5,8 @@ from typing import Any
 
 from django.db import DatabaseError, connection
 
-from partitions.catalog import QUERIES, read_clock, read_rules, read_table, read_tables
-from partitions.health import Health, Sized, judge, read_sizes
+from partitions.catalog import read_clock, read_rules, read_tables
+from partitions.health import Health, Sized, survey
 from partitions.maintenance import plan_all
 from partitions.plan import Step
 from partitions.timeline import HEIGHT, WIDTH, Timeline, draw, readable
@@ -25,16 +25,13 @@ class Panel:
 
 
 def read_panels() -> list[Panel]:
-    """Return a panel for each table with a policy, in its order. Six queries per table."""
+    """Return a panel for each table with a policy, in its order. Seven queries, and one for each DEFAULT partition."""
     clock, panels = read_clock(), []
-    for rules in read_rules():
-        table = read_table(rules)
-        sized = read_sizes(rules.table, table)
-        invalid = [row["index_name"] for row in QUERIES.run("invalid_indexes", {"table": rules.table})]
-        health = judge(rules, table, sized, invalid, clock)
-        loose = [one for one in table.ranges if not one.is_attached or one.detach_pending]
-        timeline = draw(health, sized, loose, table.dropped, clock.earliest)
-        panels.append(Panel(health, timeline, facts(health), sized[::-1][:LISTED]))
+    for one in survey(read_rules()):
+        health = one.judged(clock)
+        loose = [each for each in one.table.ranges if not each.is_attached or each.detach_pending]
+        timeline = draw(health, one.sized, loose, one.table.dropped, clock.earliest)
+        panels.append(Panel(health, timeline, facts(health), one.sized[::-1][:LISTED]))
     return panels
 
 

@@ -8,32 +8,28 @@ from django.db.models import Count, Max, Sum
 from django.utils import timezone
 
 from monitoring.registry import register_metric
-from partitions.catalog import QUERIES, read_clock, read_rules
-from partitions.health import Health, read_health
+from partitions.catalog import read_clock, read_rules
+from partitions.health import Health, Sizes, read_sizes, survey
 from partitions.models import Archive, Run
-from partitions.plan import Range, days_of_cover
 
-FRESH_SECONDS = 60
+FRESH_SECONDS, SIZES_FRESH_SECONDS = 60, 900
 Samples = Iterable[tuple[dict[str, str], float]]
 
 
-def read_cover() -> Iterator[tuple[dict[str, str], float]]:
-    """Three queries, however many tables and partitions there are."""
-    now = read_clock().latest
-    ahead: dict[str, list[Range]] = {rules.table: [] for rules in read_rules()}
-    for row in QUERIES.run("ahead", {"now": now}):
-        ahead.setdefault(row.pop("table_name"), []).append(Range(**row))
-    for table, ranges in ahead.items():
-        yield {"table": table}, days_of_cover(ranges, now)
+@lru_cache(maxsize=1)
+def sizes_at(quarter: int, tables: tuple[str, ...]) -> Sizes:
+    return read_sizes(tables)
 
 
 @lru_cache(maxsize=1)
 def health_at(minute: int) -> list[Health]:
-    return read_health()
+    rules, clock = read_rules(), read_clock()
+    sizes = sizes_at(minute * FRESH_SECONDS // SIZES_FRESH_SECONDS, tuple(one.table for one in rules))
+    return [one.judged(clock) for one in survey(rules, sizes)]
 
 
 def recent_health() -> list[Health]:
-    """Return the health, read at most once a minute: each figure of a scrape asks for it."""
+    """Return the health, read at most once a minute, sizes once in fifteen: each figure of a scrape asks for it."""
     return health_at(int(time.monotonic() // FRESH_SECONDS))
 
 
@@ -72,7 +68,11 @@ def read_archives() -> Iterator[tuple[dict[str, str], float]]:
 
 
 def register() -> None:
-    register_metric("mistersmith_partition_cover_days", "Days ahead that have a partition.", read_cover)
+    register_metric(
+        "mistersmith_partition_cover_days",
+        "Days ahead that have a partition.",
+        per_table(lambda health: health.cover_days),
+    )
     register_metric(
         "mistersmith_partition_bytes",
         "Size of a partitioned table, indexes included.",

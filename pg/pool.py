@@ -2,10 +2,11 @@
 
 import atexit
 import os
+import select
 from itertools import count
 from time import monotonic, sleep
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -13,6 +14,7 @@ from pg.guard import NotPrimary
 from pg.opener import Connection, Opener, guard
 
 CHECK_PAUSE_SECONDS = 0.1
+TRUSTED_SECONDS = 0.5  # one that came back so lately is not asked again, if its socket is silent
 RECONNECT_SECONDS = (
     1.0  # after that a pool without a server gives up, and the next request tries anew at once
 )
@@ -71,6 +73,11 @@ class Pool(ConnectionPool[Any]):
             if turn > self.max_size:
                 sleep(CHECK_PAUSE_SECONDS)
 
+    def _putconn(self, connection: Any, from_getconn: bool) -> None:
+        if not from_getconn:
+            _returned_at[connection] = monotonic()
+        super()._putconn(connection, from_getconn)
+
     def getconn(self, timeout: float | None = None) -> Any:
         """As psycopg's. Raises PoolExhausted with what to do."""
         try:
@@ -85,15 +92,35 @@ class Pool(ConnectionPool[Any]):
             ) from error
 
 
+_returned_at: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+
+
 def check(connection: Connection) -> None:
-    """Look at a connection before it is handed out; an error throws it away, and the pool takes another one."""
+    """Look at a connection before it is handed out; an error throws it away, and the pool takes another one.
+
+    The server is asked, but where the connection has just come back and nothing has arrived since: a server that ends
+    a session, or itself, says so or closes the socket. What only the network knows costs a TRUSTED_SECONDS at most.
+    """
     if guard().is_outdated(connection):
         connection.close()
         raise NotPrimary("its server was the primary once")
-    ConnectionPool.check_connection(connection)
+    if not is_trusted(connection):
+        ConnectionPool.check_connection(connection)
     if guard().writes(connection) and connection.info.parameter_status("in_hot_standby") == "on":
         connection.close()
         raise NotPrimary("its server is a standby now")
+
+
+def is_trusted(connection: Connection) -> bool:
+    since = monotonic() - _returned_at.get(connection, 0.0)
+    return since < TRUSTED_SECONDS and not has_arrived(connection)
+
+
+def has_arrived(connection: Connection) -> bool:
+    """Tell whether an idle connection has something to read: a farewell, or its end."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 # -- the pools of this process ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from django.db.models import Count, Min
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
-from monitoring.registry import Finding, register_check, register_metric
+from monitoring.registry import Finding, register_check, register_metric, shared
 from pg import demands
 from recovery.contents import QUERIES
 from recovery.errors import UnfitTools
@@ -53,6 +53,7 @@ def register() -> None:
     )
 
 
+@shared
 def newest_verified() -> Backup | None:
     """Return the newest verified backup; None where there is none. One indexed query."""
     found = Backup.objects.filter(status=Backup.Status.VERIFIED).order_by("-completed_at")
@@ -187,6 +188,7 @@ def drill_in_words(drill: TestResult) -> str:
     return f"{drill.test_status}: {' '.join(drill.error_messages or ['no reason'])}"[:300]
 
 
+@shared
 def newest_drill() -> TestResult | None:
     """Return the newest finished drill of the whole server. One query."""
     drills = TestResult.objects.filter(
@@ -195,10 +197,12 @@ def newest_drill() -> TestResult | None:
     return drills.exclude(test_completed_at=None).order_by("-test_started_at").first()
 
 
+@shared
 def newest_state() -> ArchiveState | None:
     return ArchiveState.objects.order_by("-checked_at").first()
 
 
+@shared
 def read_archiver() -> dict[str, Any]:
     """Return pg_stat_archiver's row; `is_failing`: the last try failed. One query."""
     [row] = QUERIES.run("archiver")

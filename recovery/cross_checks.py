@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from django.db.models import Max
 from django.utils import timezone
 
 from monitoring.defaults import declare_alarm
@@ -129,12 +130,9 @@ def read_failed() -> Iterator[Sample]:
 
 
 def read_passed_age() -> Iterator[Sample]:
-    for kind in TestResult.Kind.values:
-        passed = TestResult.objects.filter(test_type=kind, test_status="passed").order_by(
-            "-test_completed_at"
-        )
-        if (row := passed.first()) and row.test_completed_at:
-            yield {"type": kind}, since(row.test_completed_at)
+    passed = TestResult.objects.filter(test_status="passed").exclude(test_completed_at=None).order_by()
+    for kind, newest in passed.values_list("test_type").annotate(newest=Max("test_completed_at")):
+        yield {"type": kind}, since(newest)
 
 
 def since(moment: datetime) -> float:

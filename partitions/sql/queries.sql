@@ -5,41 +5,36 @@ SELECT clock_timestamp() AS now
 
 -- name: ranges
 -- Attached partitions, and detached ones that are marked and still there. Open bounds are the ends of time.
-WITH parent AS (SELECT to_regclass(%(table)s)::oid AS oid),
-archived AS (
-  SELECT DISTINCT partition_oid FROM partitions.archives
-  WHERE table_name = %(table)s AND state = 'verified' AND dropped_at IS NULL
+WITH archived AS (
+  SELECT DISTINCT table_name, partition_oid FROM partitions.archives
+  WHERE table_name = ANY(%(tables)s::text[]) AND state = 'verified' AND dropped_at IS NULL
     AND (uploaded_to IS NOT NULL OR NOT %(must_be_uploaded)s)
 )
-SELECT r.schema_name || '.' || r.partition_name AS name,
+SELECT t.name AS table_name, r.schema_name || '.' || r.partition_name AS name,
        COALESCE(r.lower_time, '0001-01-01 00:00+00') AS lower, COALESCE(r.upper_time, '9999-12-31 00:00+00') AS upper,
        r.detach_pending, true AS is_attached, m.kind AS mark,
-       r.partition_oid IN (SELECT partition_oid FROM archived) AS is_archived
-FROM partitions.ranges r LEFT JOIN partitions.marks m ON m.partition_oid = r.partition_oid::bigint
-WHERE r.parent_oid = (SELECT oid FROM parent) AND NOT r.is_default
+       (t.name, r.partition_oid::bigint) IN (SELECT table_name, partition_oid FROM archived) AS is_archived
+FROM unnest(%(tables)s::text[]) t (name) JOIN partitions.ranges r ON r.parent_oid = to_regclass(t.name)
+LEFT JOIN partitions.marks m ON m.partition_oid = r.partition_oid::bigint
+WHERE NOT r.is_default  -- bounds of no other tables are looked at:
+  AND r.parent_oid = ANY(ARRAY(SELECT to_regclass(n)::oid FROM unnest(%(tables)s::text[]) n))
 UNION ALL
-SELECT m.partition_name, m.lower_time, m.upper_time, false, false, m.kind,
-       m.partition_oid IN (SELECT partition_oid FROM archived)
+SELECT m.table_name, m.partition_name, m.lower_time, m.upper_time, false, false, m.kind,
+       (m.table_name, m.partition_oid) IN (SELECT table_name, partition_oid FROM archived)
 FROM partitions.marks m JOIN pg_class c ON c.oid = m.partition_oid::oid
 JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname || '.' || c.relname = m.partition_name
-WHERE m.table_name = %(table)s AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
+WHERE m.table_name = ANY(%(tables)s::text[]) AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
 ORDER BY lower
 
--- name: ahead
--- Of every table: the partitions that take rows from now on. One look at all of them: a figure of each scrape.
-SELECT r.schema_name || '.' || r.parent_name AS table_name, r.schema_name || '.' || r.partition_name AS name,
-       COALESCE(r.lower_time, '0001-01-01 00:00+00') AS lower, COALESCE(r.upper_time, '9999-12-31 00:00+00') AS upper
-FROM partitions.ranges r
-WHERE NOT r.is_default AND NOT r.detach_pending AND COALESCE(r.upper_time > %(now)s, true)
-
 -- name: dropped
-SELECT a.lower_time AS lower, a.upper_time AS upper FROM partitions.archives a
-WHERE a.table_name = %(table)s AND a.dropped_at IS NOT NULL
+SELECT a.table_name, a.lower_time AS lower, a.upper_time AS upper FROM partitions.archives a
+WHERE a.table_name = ANY(%(tables)s::text[]) AND a.dropped_at IS NOT NULL
 
 -- name: default_partition
-SELECT r.schema_name || '.' || r.partition_name AS name, k.key, k.key_type::text AS key_type
-FROM partitions.ranges r CROSS JOIN LATERAL partitions.key_of(r.parent_oid) k
-WHERE r.parent_oid = to_regclass(%(table)s) AND r.is_default
+SELECT t.name AS table_name, n.nspname || '.' || c.relname AS name, k.key, k.key_type::text AS key_type
+FROM unnest(%(tables)s::text[]) t (name) JOIN pg_partitioned_table p ON p.partrelid = to_regclass(t.name)
+JOIN pg_class c ON c.oid = p.partdefid JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL partitions.key_of(p.partrelid) k
 
 -- name: waiting
 SELECT date_trunc(%(interval)s, v.moment AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS slot, count(*) AS rows
@@ -60,15 +55,16 @@ WHERE n.nspname !~ '^pg_'
 GROUP BY 1, 2 ORDER BY 1
 
 -- name: sizes
-SELECT r.schema_name || '.' || r.partition_name AS name, pg_total_relation_size(r.partition_oid) AS size_bytes,
+SELECT n.nspname || '.' || c.relname AS name, pg_total_relation_size(c.oid) AS size_bytes,
        greatest(c.reltuples, 0)::bigint AS rows
-FROM partitions.ranges r JOIN pg_class c ON c.oid = r.partition_oid
-WHERE r.parent_oid = to_regclass(%(table)s)
+FROM unnest(%(tables)s::text[]) t (name) JOIN pg_inherits i ON i.inhparent = to_regclass(t.name)
+JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 
 -- name: invalid_indexes
 -- Left behind by a CREATE INDEX CONCURRENTLY that failed, or a parent's index that some partition lacks.
-SELECT p.relid::regclass::text AS table_name, x.indexrelid::regclass::text AS index_name
-FROM pg_partition_tree(to_regclass(%(table)s)) p JOIN pg_index x ON x.indrelid = p.relid
+SELECT t.name AS table_name, x.indexrelid::regclass::text AS index_name
+FROM pg_index x CROSS JOIN LATERAL pg_partition_ancestors(x.indrelid) a
+JOIN unnest(%(tables)s::text[]) t (name) ON to_regclass(t.name) = a.relid
 WHERE NOT x.indisvalid OR NOT x.indisready
 ORDER BY 1, 2
 

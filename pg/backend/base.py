@@ -67,7 +67,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self.isolation_level = IsolationLevel.READ_COMMITTED
         if (pool := self.pool) is None:
             return self.opener.connect(**conn_params)
-        pool.open()
+        if pool.closed:
+            pool.open()
         return pool.getconn()
 
     def _configure_connection(self, connection: Any) -> bool:

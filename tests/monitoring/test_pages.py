@@ -176,3 +176,14 @@ def test_silence_from_the_admin(admin_client):
     assert b"are silent for 1 day" in admin_client.post(RULES, chosen, follow=True).content
     rule.refresh_from_db()
     assert rule.silence_reason == "known"
+
+
+def test_metrics_of_one_scrape_share_what_they_ask_and_the_next_one_asks_anew(client, monkeypatch):
+    asked = []
+    read = registry.shared(lambda: asked.append(1) or len(asked))
+    metrics = {name: Metric(name, "", lambda: [({}, read())]) for name in ("one", "other")}
+    monkeypatch.setattr(registry, "_metrics", metrics)
+    for turn in (1, 2):
+        found = families(client.get("/metrics"))
+        assert [found[name].samples[0].value for name in metrics] == [turn, turn]
+    assert (read(), read()) == (3, 4), "outside of a scrape nothing is kept"

@@ -2,8 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
 from monitoring.registry import metrics
-from partitions.health import Sized, judge
+from partitions.catalog import read_rules
+from partitions.health import Sized, judge, read_health
 from partitions.metrics import health_at
 from partitions.plan import Clock, Range, Rules, Table
 from partitions.timeline import BASE, HEIGHT, WIDTH, draw, readable
@@ -98,6 +102,16 @@ def test_sizes_are_told_in_units():
         "1.5 MB",
         "1024.0 TB",
     ]
+
+
+def test_the_health_of_all_tables_costs_as_many_queries_as_that_of_one(events):
+    def count(table):
+        with CaptureQueriesContext(connection) as asked:
+            assert read_health(table)
+        return len([one for one in asked if "FROM ONLY" not in one["sql"]])  # rows in DEFAULT, table by table
+
+    assert len(read_rules()) > 1
+    assert count(None) == count(TABLE)
 
 
 def test_figures_of_a_real_table(events):

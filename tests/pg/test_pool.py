@@ -11,6 +11,7 @@ from django.db import InterfaceError, OperationalError, connections
 from psycopg.conninfo import conninfo_to_dict
 
 from config.pools import POOLS, make_entry, resized
+from pg import pool as pool_module
 from pg.backend.base import DatabaseWrapper
 from pg.pool import close_pools, pools
 from pg.retry import is_outage, retrying
@@ -244,3 +245,30 @@ def test_within_a_transaction_nothing_is_tried_again():
     with pytest.raises(OperationalError):
         retrying(work, 10, sleep=lambda seconds: None)
     assert len(calls) == 1
+
+
+def test_one_that_has_just_come_back_is_not_asked_again(make, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pool_module.ConnectionPool, "check_connection", asked.append)
+    wrapper = make()
+    for seconds, number in ((60, 0), (0, 2)):
+        monkeypatch.setattr(pool_module, "TRUSTED_SECONDS", seconds)
+        ask(wrapper)
+        wrapper.close()
+        asked.clear()
+        for _ in range(2):
+            ask(wrapper)
+            wrapper.close()
+        assert len(asked) == number
+
+
+def test_one_whose_session_was_ended_meanwhile_is_replaced_however_lately_it_came_back(
+    make, own_database, monkeypatch
+):
+    monkeypatch.setattr(pool_module, "TRUSTED_SECONDS", 60)
+    wrapper = make()
+    pid = ask(wrapper, "SELECT pg_backend_pid()")
+    wrapper.close()
+    with own_database.connect() as other:
+        assert other.execute("SELECT pg_terminate_backend(%s, 30000)", [pid]).fetchone() == (True,)
+    assert ask(wrapper, "SELECT pg_backend_pid()") != pid
