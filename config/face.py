@@ -86,6 +86,7 @@ ROOMS: list[tuple[str, list[Entry]]] = [
     (
         "Server",
         [
+            ("Pools", "lan", "monitoring.processpool"),
             ("Sessions", "device_hub", "monitoring.activity"),
             ("Lock waits", "lock", "monitoring.lockwait"),
             ("Tables", "table", "monitoring.table"),

@@ -7,7 +7,7 @@ class MonitoringConfig(AppConfig):
     name = "monitoring"
 
     def ready(self) -> None:
-        from monitoring import checks, senders, tracing
+        from monitoring import checks, process_pools, senders, tracing
         from monitoring.defaults import install_alarms
         from operators.schedules import declare_schedule
 
@@ -15,6 +15,7 @@ class MonitoringConfig(AppConfig):
             tracing.start()
         checks.register()
         senders.register()
+        process_pools.register()
         post_migrate.connect(install_alarms, sender=self)
         declare_schedule(
             "monitoring: judge alarms",

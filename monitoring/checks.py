@@ -1,12 +1,12 @@
 """What `doctor` looks at in monitoring, and the figures of /metrics that belong to no other room."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from django.db import connection
 
-from monitoring.models import Activity, LockWait, Replica, ReplicationSlot
+from monitoring.models import Activity, LockWait, ProcessPool, Replica, ReplicationSlot
 from monitoring.registry import Finding, Sample, register_check, register_metric, shared
 from pg.budget import read_budget
 
@@ -30,6 +30,21 @@ SERVER_METRICS = {
         "temporary_bytes",
     ),
 }
+# of each process: metric: help, value
+POOL_METRICS: dict[str, tuple[str, Callable[[ProcessPool], float | None]]] = {
+    "mistersmith_pool_maximum": ("Connections that a process's pool may have", lambda one: one.maximum),
+    "mistersmith_pool_connections": ("Connections of a process's pool", lambda one: one.connections),
+    "mistersmith_pool_idle_connections": ("Of them those that nobody uses", lambda one: one.idle),
+    "mistersmith_pool_waiting_requests": ("Requests that wait for a connection", lambda one: one.waiting),
+    "mistersmith_pool_waited_seconds": (
+        "Time that requests waited since the process began",
+        lambda one: one.waited_seconds,
+    ),
+    "mistersmith_pool_refused_requests": (
+        "Requests that got none in time since the process began",
+        lambda one: one.refused,
+    ),
+}
 LONGEST_TRANSACTION_SECONDS = 600  # it keeps dead rows of every table from being cleaned up
 LONGEST_LOCK_SECONDS = 30
 MOST_RETAINED_BYTES = 10 << 30
@@ -48,6 +63,8 @@ def register() -> None:
         register_metric(name, help, partial(read_server, column))
     register_metric("mistersmith_replica_lag_bytes", "WAL that a standby has not replayed", read_replica_lag)
     register_metric("mistersmith_slot_retained_bytes", "WAL that a replication slot keeps", read_slots)
+    for name, (help, read) in POOL_METRICS.items():
+        register_metric(name, help, partial(read_process_pools, read))
     register_metric(
         "mistersmith_database_connections", "Connections to PostgreSQL by pool and state", read_connections
     )
@@ -103,6 +120,18 @@ def read_connections() -> Iterator[tuple[dict[str, str], float]]:
         for state in ("active", "idle"):
             yield {"pool": pool["pool_name"], "state": state}, pool[f"{state}_connections"]
         yield {"pool": pool["pool_name"], "state": "idle in transaction"}, pool["idle_in_transaction"]
+
+
+@shared
+def living_pools() -> list[ProcessPool]:
+    return list(ProcessPool.objects.order_by("process", "host", "pid", "pool"))
+
+
+def read_process_pools(value: Callable[[ProcessPool], float | None]) -> Iterator[Sample]:
+    for one in living_pools():
+        if (number := value(one)) is not None:
+            whose = {"process": one.process, "host": one.host, "pid": str(one.pid), "pool": one.pool}
+            yield whose, number
 
 
 # -- what the server does now -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pages that show the server as it is now; from the first two, statements can be cancelled and sessions ended."""
+"""Pages that show the server as it is now; from sessions and lock waits a statement is cancelled, a session ended."""
 
 from typing import Any
 
@@ -13,7 +13,17 @@ from django.utils import timezone
 from psycopg.errors import LockNotAvailable
 from unfold.decorators import display
 
-from monitoring.models import Activity, Index, LockWait, Replica, ReplicationSlot, Snapshot, Statement, Table
+from monitoring.models import (
+    Activity,
+    Index,
+    LockWait,
+    ProcessPool,
+    Replica,
+    ReplicationSlot,
+    Snapshot,
+    Statement,
+    Table,
+)
 from monitoring.pools import arithmetic, read_pools, read_servers
 from monitoring.sessions import cancel_statements, terminate_sessions
 from monitoring.trends import make_charts
@@ -76,6 +86,37 @@ class SessionActions(NowAdmin):
     @display(description="transaction open for", ordering="transaction_seconds")
     def transaction(self, row: Any) -> str:
         return seconds(row.transaction_seconds)
+
+
+@admin.register(ProcessPool)
+class ProcessPoolAdmin(NowAdmin):
+    """Pools of the processes that live, wherever they run: each says so itself every few seconds."""
+
+    list_display = (
+        "process",
+        "host",
+        "pid",
+        "pool",
+        "connections",
+        "of",
+        "idle",
+        "waiting",
+        "requests",
+        "mean_wait",
+        "refused",
+        "lost",
+        "seen_at",
+    )
+    list_filter = ("process", "pool")
+    ordering = ("process", "host", "pid", "pool")
+
+    @display(description="of", ordering="maximum")
+    def of(self, row: ProcessPool) -> str:
+        return "no pool" if row.maximum is None else str(row.maximum)
+
+    @display(description="mean wait")
+    def mean_wait(self, row: ProcessPool) -> str:
+        return f"{1000 * row.waited_seconds / row.requests:,.1f} ms" if row.requests else ""
 
 
 @admin.register(Activity)

@@ -3,6 +3,7 @@
 import atexit
 import os
 import select
+from collections.abc import Callable
 from itertools import count
 from time import monotonic, sleep
 from typing import Any
@@ -125,6 +126,8 @@ def has_arrived(connection: Connection) -> bool:
 
 # -- the pools of this process ------------------------------------------------------------------------------
 _pools: dict[str, Pool] = {}
+_singles: dict[str, WeakSet[Connection]] = {}  # by alias: connections of a process without pools
+_to_tell: list[Callable[[], None]] = []
 _of_parent: list[Pool] = []  # never collected: that would end connections which the parent uses
 
 
@@ -133,10 +136,32 @@ def pools() -> dict[str, Pool]:
     return _pools
 
 
+def when_first_opened(call: Callable[[], None]) -> None:
+    """Have `call` called whenever this process opens a pool, or a connection without one: more than once."""
+    _to_tell.append(call)
+
+
+def tell_opened() -> None:
+    for call in _to_tell:
+        call()
+
+
+def note_single(alias: str, connection: Connection) -> None:
+    """Remember a connection that belongs to no pool, for as long as it is open."""
+    _singles.setdefault(alias, WeakSet()).add(connection)
+    tell_opened()
+
+
+def count_singles() -> dict[str, int]:
+    """Return how many connections without a pool this process has open, by alias."""
+    return {alias: sum(not one.closed for one in list(found)) for alias, found in list(_singles.items())}
+
+
 def forget_pools() -> None:
     """In a forked child: the parent's pools are not ours, and their threads are not here."""
     _of_parent.extend(_pools.values())
     _pools.clear()
+    _singles.clear()
 
 
 def close_pools() -> None:

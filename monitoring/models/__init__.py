@@ -2,6 +2,7 @@
 
 from monitoring.models.alarms import SEVERITY, AlarmChannel, AlarmEvent, AlarmRule, Notification, State
 from monitoring.models.history import Snapshot
+from monitoring.models.pools import ProcessPool
 from monitoring.models.server import Activity, Index, LockWait, Replica, ReplicationSlot, Statement, Table
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Index",
     "LockWait",
     "Notification",
+    "ProcessPool",
     "Replica",
     "ReplicationSlot",
     "Snapshot",

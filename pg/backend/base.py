@@ -11,7 +11,7 @@ from psycopg import IsolationLevel
 
 from pg import reads
 from pg.opener import Opener, guard
-from pg.pool import Pool, check, pools
+from pg.pool import Pool, check, note_single, pools, tell_opened
 
 ASSUME_ROLE = (
     "SELECT set_config('role', rolname, false) FROM pg_roles"
@@ -66,9 +66,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         self.isolation_level = IsolationLevel.READ_COMMITTED
         if (pool := self.pool) is None:
-            return self.opener.connect(**conn_params)
+            connection = self.opener.connect(**conn_params)
+            note_single(self.alias, connection)
+            return connection
         if pool.closed:
             pool.open()
+            tell_opened()
         return pool.getconn()
 
     def _configure_connection(self, connection: Any) -> bool:

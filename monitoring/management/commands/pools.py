@@ -7,7 +7,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from monitoring.history import read_since
-from monitoring.models import Snapshot
+from monitoring.models import ProcessPool, Snapshot
 from monitoring.pools import arithmetic, read_pools, read_servers
 from monitoring.sizing import HEADROOM, Suggestion, measure_load, suggest
 from operators.command import Answer, OperatorCommand
@@ -32,6 +32,8 @@ def status(**_: Any) -> Answer:
     servers, sessions = read_servers()
     problems = [f"{row['alias']} ({row['server']}): {row['problem']}" for row in servers if row["problem"]]
     items = [*map(pool_row, pools), *map(server_row, servers), *map(session_row, sessions)]
+    if not servers[0]["problem"]:
+        items += map(process_row, ProcessPool.objects.order_by("process", "host", "pid", "pool"))
     if not servers[0]["problem"]:
         told, fits = arithmetic()
         items.append(make_row("sum", "(server)", servers[0]["server"], "", told))
@@ -58,6 +60,14 @@ def session_row(row: dict[str, Any]) -> dict[str, Any]:
     detail = f"{row['active']} active, {row['in_transaction']} idle in transaction"
     detail += f", {row['waiting_for_locks']} wait for locks" if row["waiting_for_locks"] else ""
     return make_row("sessions", row["application"] or "(unnamed)", row["alias"], row["connections"], detail)
+
+
+def process_row(one: ProcessPool) -> dict[str, Any]:
+    detail = f"{one.idle} idle, {one.waiting} wait; {one.requests} requests waited {one.waited_seconds:.1f} s"
+    detail += f", {one.refused} got none in time" if one.refused else ""
+    size = str(one.connections) if one.maximum is None else f"{one.connections}/{one.maximum}"
+    detail = "sessions of its own, no pool" if one.maximum is None else detail
+    return make_row("process", f"{one.process} {one.host}:{one.pid}", one.pool, size, detail)
 
 
 def suggest_sizes(hours: int, **_: Any) -> Answer:

@@ -1,0 +1,1 @@
+DROP TABLE monitoring.process_pools;
