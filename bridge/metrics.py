@@ -45,7 +45,7 @@ def reconnects() -> Iterator[Sample]:
 
 
 def clocks() -> Iterator[Sample]:
-    found = [bridge.figures.get("nats", {}).get("clock_apart_ms") for bridge in read_bridges(db)]
+    found = [bridge.figures.get("nats", {}).get("clock_apart_ms") for bridge in read_bridges()]
     known = [apart for apart in found if apart is not None]
     if known:
         yield {}, max(known) / 1000

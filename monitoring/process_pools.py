@@ -84,7 +84,7 @@ def session() -> Iterator[Any]:
     That nobody gets one is what the figures are to tell."""
     pool = pools().get(DEFAULT_DB_ALIAS)
     if pool is not None and not has_spare(pool):
-        with pool.opener.connect(**dict(pool.kwargs)) as connection, connection.cursor() as cursor:
+        with pool.open_beside() as connection, connection.cursor() as cursor:
             yield cursor
         return
     own = connections[DEFAULT_DB_ALIAS]

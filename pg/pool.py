@@ -49,6 +49,11 @@ class Pool(ConnectionPool[Any]):
         self.living.add(connection)
         return connection
 
+    def open_beside(self) -> Connection:
+        """Return a connection as the pool would open one, that does not count as one of it."""
+        assert isinstance(self.kwargs, dict)
+        return self.opener.connect(**self.kwargs)
+
     def fail_waiting(self, error: Exception) -> None:
         """No connection is open, and none can be opened: nobody would come back with one."""
         with self._lock:
