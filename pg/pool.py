@@ -6,7 +6,7 @@ import select
 from collections.abc import Callable
 from itertools import count
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from psycopg_pool import ConnectionPool, PoolTimeout
@@ -51,8 +51,7 @@ class Pool(ConnectionPool[Any]):
 
     def open_beside(self) -> Connection:
         """Return a connection as the pool would open one, that does not count as one of it."""
-        assert isinstance(self.kwargs, dict)
-        return self.opener.connect(**self.kwargs)
+        return self.opener.connect(**cast("dict[str, Any]", self.kwargs))
 
     def fail_waiting(self, error: Exception) -> None:
         """No connection is open, and none can be opened: nobody would come back with one."""
