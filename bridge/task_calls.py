@@ -25,10 +25,10 @@ from tasks.claim import (
     set_progress,
 )
 from tasks.dependencies import read_inputs
-from tasks.held import held_by, held_of, status_of
+from tasks.held import held_by, held_of, statuses_of
 from tasks.models import TaskType
 from tasks.redact import redact
-from tasks.task_pauses import look_at_standing, note_going_on, note_standing
+from tasks.task_pauses import keep_standing
 from tasks.usage import Usage
 
 MOST_AT_ONCE = 100
@@ -107,7 +107,8 @@ def mine(caller: Caller, asked: Answer) -> Claimed | None:
 
 def too_late(asked: Answer) -> Answer:
     """It was cancelled, taken over, or ended already, by this same call sent twice for instance."""
-    return {"is_stored": False, "status": status_of(uuid_of(asked.get("task_id")))}
+    task_id = uuid_of(asked.get("task_id"))
+    return {"is_stored": False, "status": statuses_of([task_id]).get(task_id)}
 
 
 # -- calls --------------------------------------------------------------------------------------------------
@@ -162,29 +163,17 @@ def heartbeat(caller: Caller, asked: Answer) -> Answer:
     record_heartbeats([caller.agent_id])
     ours = [item for item in held_of(caller.agent_id, attempts) if item.attempt == attempts[item.task_id]]
     standing = {uuid_of(item.get("task_id")) for item in named if item.get("is_standing") is True}
-    paused = [str(item.task_id) for item in ours if stands(item, item.task_id in standing)]
+    paused = keep_standing(ours, standing)
     renewed = heartbeat_leases(caller.agent_id, ours)
-    lost = [
-        {"task_id": str(task_id), "status": status_of(task_id)}
-        for task_id in attempts
-        if task_id not in renewed
-    ]
+    gone = attempts.keys() - renewed
+    statuses = statuses_of(gone) if gone else {}
+    lost = [{"task_id": str(task_id), "status": statuses.get(task_id)} for task_id in sorted(gone)]
     return {
         "held": sorted(map(str, renewed)),
         "lost": lost,
-        "paused": paused,
+        "paused": sorted(map(str, paused)),
         "lease_seconds": lease_seconds(),
     }
-
-
-def stands(item: Claimed, is_standing: bool) -> bool:
-    """Note whether the agent stands still with a task; return whether it shall."""
-    shall, since = look_at_standing(item)
-    if is_standing and shall and since is None:
-        note_standing(item)
-    elif since is not None and not is_standing:
-        note_going_on(item)
-    return shall
 
 
 def progress(caller: Caller, asked: Answer) -> Answer:

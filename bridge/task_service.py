@@ -131,15 +131,17 @@ class TaskService(Part):
 
     def look_again(self) -> None:
         self.is_woken, self.next_look = False, time.monotonic() + LOOK_SECONDS
-        if not self.waiting:
-            return
-        waiting, self.waiting = self.waiting, []
-        ready = ready_among(request.task_type for request in waiting)
-        for request in waiting:
-            if request.task_type in ready or time.monotonic() >= request.waits_until:
-                self.serve(request)
-            else:
-                self.waiting.append(request)
+        left, self.waiting = self.waiting, []
+        try:
+            ready = ready_among(request.task_type for request in left) if left else set()
+            while left:
+                request = left.pop(0)
+                if request.task_type in ready or time.monotonic() >= request.waits_until:
+                    self.serve(request)
+                else:
+                    self.waiting.append(request)
+        finally:  # an outage leaves nobody forgotten
+            self.waiting += left
 
     def serve(self, request: Request) -> None:
         """Answer a request; a claim that finds nothing and may wait is kept for later."""

@@ -29,10 +29,10 @@ def read(row: dict[str, Any]) -> Claimed:
     return Claimed(**{**row, "payload": json.loads(row["payload"])})
 
 
-def status_of(task_id: UUID) -> str | None:
-    """Return where the task is now; None: there is no such task. One query."""
-    rows = QUERIES.run("status_of", {"task_id": task_id})
-    return str(rows[0]["status"]) if rows else None
+def statuses_of(task_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """Return where these tasks are now; without those that there are not. One query."""
+    rows = QUERIES.run("statuses_of", {"task_ids": list(task_ids)})
+    return {row["task_id"]: str(row["status"]) for row in rows}
 
 
 def ready_among(task_types: Iterable[str]) -> set[str]:

@@ -75,10 +75,18 @@ def is_paused(claimed: Claimed) -> tuple[bool, bool]:
     return bool(row["is_mine"]), bool(row["is_paused"])
 
 
-def look_at_standing(claimed: Claimed) -> tuple[bool, datetime | None]:
-    """Return whether the task shall stand still, and since when it does (None: it does not). One query."""
-    row = QUERIES.run("look_at_pause", claimed.fence, leaf=leaf_of(claimed.task_type))[0]
-    return bool(row["is_mine"] and row["is_paused"]), row["stands_since"]
+def keep_standing(held: Iterable[Claimed], standing: set[UUID]) -> set[UUID]:
+    """Note with which of these tasks (`standing`) an agent that runs them itself stands still; return those that are
+    paused. One query where none is."""
+    items = {item.task_id: item for item in held}
+    rows = QUERIES.run("task_pauses_of", {"task_ids": list(items)}) if items else []
+    for row in rows:
+        item = items[row["task_id"]]
+        if row["is_paused"] and row["stands_since"] is None and item.task_id in standing:
+            note_standing(item)
+        elif row["stands_since"] is not None and item.task_id not in standing:
+            note_going_on(item)
+    return {row["task_id"] for row in rows if row["is_paused"]}
 
 
 def stand_still(claimed: Claimed, is_over: Callable[[], bool] = lambda: False) -> bool:

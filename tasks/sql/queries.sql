@@ -111,8 +111,12 @@ SELECT
   EXISTS (
     SELECT FROM tasks.task_pauses p
     WHERE p.task_id = %(task_id)s AND p.resumed_at IS NULL AND COALESCE(p.paused_until, 'infinity') > clock_timestamp())
-  AS is_paused,
-  (SELECT p.stands_since FROM tasks.task_pauses p WHERE p.task_id = %(task_id)s) AS stands_since
+  AS is_paused
+
+-- name: task_pauses_of
+SELECT p.task_id::uuid, p.stands_since,
+       p.resumed_at IS NULL AND COALESCE(p.paused_until, 'infinity') > clock_timestamp() AS is_paused
+FROM tasks.task_pauses p WHERE p.task_id = ANY(%(task_ids)s::uuid[])
 
 -- name: stand_still
 WITH mine AS (
@@ -435,10 +439,10 @@ CROSS JOIN LATERAL (
   ORDER BY x.execution_id DESC LIMIT 1) e
 WHERE q.worker = %(worker)s AND q.status = 'running'
 
--- name: status_of
-SELECT q.status::text AS status FROM tasks.identity i
-JOIN tasks.queue q ON q.task_id = i.task_id AND q.task_type = i.task_type
-WHERE i.task_id = %(task_id)s
+-- name: statuses_of
+SELECT q.task_id::uuid, q.status::text AS status
+FROM (SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY(%(task_ids)s::uuid[]) OFFSET 0) w
+JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
 
 -- name: ready_among
 SELECT t.task_type FROM tasks.types t
