@@ -7,7 +7,6 @@ from uuid import UUID
 
 from bridge import topology
 from bridge.changes import Letter
-from bridge.headers import SYNC_ORIGIN
 from bridge.reader import Done, Reader
 from bridge.targets import QUERIES
 from pg.errors import Refused
@@ -21,8 +20,6 @@ class ProgressReader(Reader):
     origin = ""  # TASK_STATE is PostgreSQL's own bucket
 
     def apply(self, letter: Letter) -> Done:
-        if SYNC_ORIGIN in letter.headers:
-            return Done.OWN
         task_id, agent_id = read_subject(letter.subject)
         progress = read_progress(letter.data) | {"sequence": letter.sequence}
         values = {

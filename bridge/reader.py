@@ -16,6 +16,7 @@ from django.utils import timezone
 from bridge import connection, setup, topology
 from bridge.changes import Letter
 from bridge.dead_letters import bury, is_poison
+from bridge.headers import SYNC_ORIGIN
 from bridge.puller import acknowledge
 from bridge.pulling import CALL_SECONDS, Pulling
 from bridge.session import execute
@@ -46,8 +47,8 @@ class Reader(Pulling):
         self.totals = dict.fromkeys(Done, 0)
 
     def apply(self, letter: Letter) -> Done:
-        """Do what the message says, inside a transaction on the default connection. Raises MisterSmithError (without
-        `retry`) or what PostgreSQL raises for a message that can never be applied. Must bear being repeated."""
+        """Do what a message of others says, inside a transaction on the default connection. Raises MisterSmithError
+        (without `retry`) or what PostgreSQL raises for one that can never be applied. Must bear being repeated."""
         raise NotImplementedError
 
     def open(self) -> contextlib.AbstractContextManager[BaseDatabaseWrapper]:
@@ -67,12 +68,15 @@ class Reader(Pulling):
         self.outage.end()
 
     def read_batch(self, letters: Sequence[Letter]) -> None:
-        """Apply the messages, one savepoint each, in one transaction."""
+        """Apply the messages, one savepoint each, in one transaction; none where PostgreSQL had sent all of them."""
         counts = dict.fromkeys(Done, 0)
-        with transaction.atomic():
-            set_origin(self.origin)
-            for letter in letters:
-                counts[self.apply_or_bury(letter)] += 1
+        foreign = [letter for letter in letters if not is_own(letter)]
+        counts[Done.OWN] = len(letters) - len(foreign)
+        if foreign:
+            with transaction.atomic():
+                set_origin(self.origin)
+                for letter in foreign:
+                    counts[self.apply_or_bury(letter)] += 1
         for what, number in counts.items():
             self.totals[what] += number
         now = timezone.now()
@@ -105,6 +109,11 @@ class Reader(Pulling):
         }
 
 
+def is_own(letter: Letter) -> bool:
+    """Tell whether PostgreSQL itself had sent the message: then it says nothing that is news."""
+    return SYNC_ORIGIN in letter.headers
+
+
 def set_origin(origin: str) -> None:
     """Say for this transaction whether what it writes came from JetStream."""
     execute(default, "SELECT set_config('sync.origin', %s, true)", [origin])
@@ -112,6 +121,8 @@ def set_origin(origin: str) -> None:
 
 def apply_again(reader: type[Reader], letter: Letter) -> bool:
     """Apply a dead letter once more; return whether it is settled."""
+    if is_own(letter):
+        return True
     with transaction.atomic():
         set_origin(reader.origin)
         return reader().apply_or_bury(letter) is not Done.DEAD

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from bridge import topology
 from bridge.changes import Letter
-from bridge.headers import SYNC_ORIGIN, TRACEPARENT
+from bridge.headers import TRACEPARENT
 from bridge.keys import decode_key
 from bridge.reader import Done, Reader
 from messaging.models import Message
@@ -42,8 +42,6 @@ class MessageReader(Reader):
     consumer = f"AGENT_MESSAGES/{topology.MESSAGES}"
 
     def apply(self, letter: Letter) -> Done:
-        if SYNC_ORIGIN in letter.headers:
-            return Done.OWN
         told = read_envelope(letter.data)
         if told.get("is_persistent") is False:
             return Done.STALE

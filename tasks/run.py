@@ -206,12 +206,14 @@ def open_transactions() -> set[str]:
 def leave_connections_clean(ours: set[str]) -> None:
     """Drop connections that the handler left inside a transaction, or broken: the next task gets fresh ones.
 
-    `ours`: aliases that were inside one before the handler began; they are the caller's.
+    `ours`: aliases that were inside one before the handler began; they are the caller's. The others are kept: taking
+    one out of the pool for each task, and looking at it, costs more than a short task does (config.celery lets go of
+    them between jobs).
     """
     for alias in open_transactions() - ours:
         log.warning("a handler left a transaction of %s open: rolled back", alias)
         connections[alias].close()
         del connections[alias]
     for connection in connections.all(initialized_only=True):
-        if connection.alias not in ours:
+        if connection.alias not in ours and connection.errors_occurred:
             connection.close_if_unusable_or_obsolete()

@@ -31,13 +31,13 @@ def running(log: Path, *command: str, **environ: str) -> Iterator[subprocess.Pop
         process.wait()
 
 
-def wait_for(look: Callable[[], bool], seconds: float = 300) -> float:
+def wait_for(look: Callable[[], bool], seconds: float = 300, every_seconds: float = LOOK_SECONDS) -> float:
     """Return the moment (perf_counter) at which `look` was true; raise TimeoutError after `seconds`."""
     deadline = time.perf_counter() + seconds
     while not look():
         if time.perf_counter() > deadline:
             raise TimeoutError(f"not seen within {seconds} s")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(every_seconds)
     return time.perf_counter()
 
 

@@ -13,6 +13,7 @@ from agents.models import Agent, Heartbeat
 from bridge import connection, topology
 from bridge.changes import Letter
 from bridge.exhausted import ExhaustedReader
+from bridge.headers import SYNC_ORIGIN
 from bridge.heartbeats import Heartbeats, read_heartbeat, record
 from bridge.models import DeadLetter
 from bridge.progress import ProgressReader
@@ -151,6 +152,14 @@ def test_what_the_control_plane_published_is_left_alone(agent, other):
     with running(MessageReader()) as reader:
         wait_until(lambda: reader.totals["own"] == 1)
     assert not Message.objects.exists()
+
+
+def test_what_the_control_plane_published_asks_nothing_of_postgresql(django_assert_num_queries):
+    own = Letter("messages.direct.a.b", b"{}", {SYNC_ORIGIN: "pg"}, 1, 1, datetime.now(UTC))
+    reader = MessageReader()
+    with django_assert_num_queries(0):
+        reader.read_batch([own, own])
+    assert reader.totals["own"] == 2
 
 
 def test_every_route_is_read(agent, other):

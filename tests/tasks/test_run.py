@@ -342,3 +342,33 @@ def test_cpu_time_of_child_processes_counts(handles, this_worker):
     code = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
     _, execution = run(handles, lambda context: subprocess.run([sys.executable, "-c", code]).returncode)
     assert execution.cpu_time_ms >= 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_tasks_keep_the_connection_that_is_there(handles, this_worker):
+    def work(context):
+        used.append(connection.connection)
+        connection.close_at = time.monotonic() - 1  # old, as any connection of a pool is at once
+
+    used = []
+    handles("mine", work)
+    for _ in range(2):
+        enqueue("mine")
+    assert jobs.run_ticket("mine") == 2
+    assert used[0] is used[1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_a_handler_broke_is_replaced(handles, this_worker):
+    def work(context):
+        used.append(connection.connection)
+        connection.connection.close()
+        connection.errors_occurred = True
+
+    used = []
+    handles("mine", work)
+    for _ in range(2):
+        enqueue("mine")
+    assert jobs.run_ticket("mine") == 2
+    assert used[0] is not used[1]
+    assert set(Task.objects.values_list("status", flat=True)) == {"completed"}
