@@ -11,6 +11,7 @@ from django.db import IntegrityError, connection, transaction
 from pg.prepared import run_prepared
 from pg.queries import Queries
 from tasks import tickets
+from tasks.leaves import leaf_of
 from tasks.new_task import After, NewTask, TaskRefused, afters_of, row_of
 from tasks.signals import tasks_changed
 
@@ -69,7 +70,7 @@ def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
     settled: dict[UUID, UUID] = {}
     left = rows
     for _ in range(KEY_ATTEMPTS):
-        stored = {task_id for (task_id,) in run_prepared(QUERIES.text("enqueue"), _arrays(left))}
+        stored = {task_id for (task_id,) in run_prepared(*_statement(left))}
         settled |= {task_id: task_id for task_id in stored}
         left = [row for row in left if row["task_id"] not in stored]
         if not left:
@@ -87,6 +88,17 @@ def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
     else:
         raise TaskRefused(f"unique_key={left[0]['unique_key']!r}: it changes hands too fast", "try again")
     return [settled[row["task_id"]] for row in rows]
+
+
+def _statement(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Return the statement for these rows, and its parameters: the cheapest that will do."""
+    types = {row["task_type"] for row in rows}
+    if len(types) > 1 or any(row["unique_key"] for row in rows):
+        return QUERIES.text("enqueue"), _arrays(rows)
+    leaf = leaf_of(*types)
+    if len(rows) == 1:
+        return QUERIES.text("enqueue_one", leaf=leaf), rows[0]
+    return QUERIES.text("enqueue_plain", leaf=leaf), _arrays(rows)
 
 
 def _arrays(rows: list[dict[str, Any]]) -> dict[str, list[Any] | None]:
