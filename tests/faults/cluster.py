@@ -59,7 +59,12 @@ class Cluster:
     """Servers by name: `a` is the primary to begin with. `sync`: what is acknowledged is on `b` too."""
 
     def __init__(
-        self, make_home: Callable[[], Path], stack: ExitStack, standbys: str = "bc", sync: bool = True
+        self,
+        make_home: Callable[[], Path],
+        stack: ExitStack,
+        standbys: str = "bc",
+        sync: bool = True,
+        tables: str = TABLES,
     ) -> None:
         def place() -> Path:
             home = make_home()
@@ -72,7 +77,7 @@ class Cluster:
         for name in standbys:
             standby = Standby(place(), settings={**QUICK, "cluster_name": name}, upstream=first)
             self.servers[name] = stack.enter_context(Running(standby))
-        self.ask("a", TABLES)
+        self.ask("a", tables)
         if sync:
             self.configure("a", "synchronous_standby_names", "FIRST 1 (b)")
         for name in standbys:

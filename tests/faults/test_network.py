@@ -17,9 +17,9 @@ pytestmark = pytest.mark.deep
 class Wire:
     """A TCP proxy: `delay_seconds` before each piece is passed on, `target` changes where new connections lead."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.target, self.delay_seconds, self.pairs, self.ends = target, 0.0, [], []
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server(address)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
 
