@@ -32,7 +32,7 @@ from operators.confirm import reasoned_action
 from pg.admin import BigTableAdmin, ReadOnlyAdmin, TimeWindowFilter
 from pg.uuid7 import uuid7_time
 
-EM_SPACE = "\u2003"
+EM_SPACE, ARROW = "\u2003", "↳\u00a0"  # neither is a place for a line to break
 LOCK_TIMEOUT_MS = 2_000
 
 
@@ -159,7 +159,7 @@ class LockWaitAdmin(SessionActions):
 
     @display(description="process")
     def session(self, row: LockWait) -> str:
-        return f"{EM_SPACE * row.depth}{'↳ ' if row.depth else ''}{row.pid}"
+        return f"{EM_SPACE * row.depth}{ARROW if row.depth else ''}{row.pid}"
 
     @display(description="waits for")
     def waiting(self, row: LockWait) -> str:

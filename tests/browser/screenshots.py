@@ -52,9 +52,10 @@ SHOTS: dict[str, tuple[Callable[[Page], None], bool]] = {
     "drills": (open_address("/admin/recovery/testresult/"), False),
     "bridge": (open_address("/admin/bridge/process/live/"), False),
     "backups": (open_address("/admin/recovery/backup/"), False),
+    "pools": (open_address("/admin/monitoring/processpool/"), False),
 }
 # pictures of a state that was brought about by hand
-BY_HAND = {"partitions"}
+BY_HAND = {"partitions", "locks"}
 
 
 def take(page: Page, name: str, folder: Path = FOLDER) -> None:

@@ -12,7 +12,9 @@ from tests.versions import has_programs, make_server
 CONTROL = Path("/usr/share/postgresql/15/extension/hypopg.control")
 pytestmark = [
     pytest.mark.deep,
-    pytest.mark.skipif(not (has_programs(15) and CONTROL.exists()), reason="no hypopg: make system-deps"),
+    pytest.mark.skipif(
+        not (has_programs(15) and CONTROL.exists()), reason="no hypopg: apt-get install postgresql-15-hypopg"
+    ),
 ]
 
 
