@@ -127,7 +127,9 @@ class Installation:
             eventually(lambda: self.is_done() and self.is_in_step(), PATIENCE_SECONDS)
         ((successes, tasks),), found = self.ask(SUCCESSES), self.differences()
         faults.did(tasks=self.accepted - self.counted, copies_compared=found["compared"])
-        faults.wrong(tasks_lost=self.accepted - self.completed(), tasks_doubled=successes - tasks)
+        completed = self.completed()
+        faults.wrong(tasks_lost=self.accepted - completed, tasks_doubled=successes - tasks)
+        faults.wrong(results_lost=completed - tasks)
         faults.wrong(
             copies_missing=found["missing"], copies_stale=found["stale"], copies_extra=found["extra"]
         )

@@ -6,12 +6,14 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from tasks.claim import (
+    Ended,
     Failure,
     cancel,
     claim,
     fail,
     finish,
     finish_and_claim_next,
+    finish_many,
     heartbeat_leases,
     set_progress,
 )
@@ -244,6 +246,27 @@ def test_a_finish_that_waits_for_the_take_over_changes_nothing(agent_id):
     thread.join(60)
     assert answers == [False]
     assert status_of(task_id) in ("pending", "queued")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_finish_that_waits_for_a_heartbeat_ends_its_attempts_too(agent_id):
+    """The rows change while the statement waits for them; its plan, kept, is cut down to one day's attempts."""
+    register_types()
+    for _ in range(3):
+        enqueue("echo")
+    claimed = claim("echo", agent_id, limit=3)
+    answers = []
+    with transaction.atomic():
+        heartbeat_leases(agent_id, claimed)
+        ended = [Ended(item, "done") for item in claimed]
+        thread = threading.Thread(
+            target=lambda: answers.append(in_own_connection(lambda: finish_many(ended)))
+        )
+        thread.start()
+        eventually(somebody_waits)
+    thread.join(60)
+    assert answers == [{item.task_id for item in claimed}]
+    assert list(Execution.objects.values_list("status", "result")) == [("completed", "done")] * 3
 
 
 @pytest.mark.django_db(transaction=True)
