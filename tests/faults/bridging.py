@@ -265,6 +265,14 @@ class Bridging:
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
+    def doctor(self, check: str) -> dict[str, Any]:
+        """Return what doctor finds by one check."""
+        command = [sys.executable, "manage.py", "doctor", "--json"]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False
+        )
+        return next(row for row in json.loads(done.stdout)["items"] if row["check"] == check)
+
     # -- counts -----------------------------------------------------------------------------------------------
     def settle(self) -> None:
         """Wait until nothing is on its way; else fail with what is."""

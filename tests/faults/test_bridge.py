@@ -7,9 +7,12 @@ import signal
 import socket
 import subprocess
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from cockpit.servers import Postgres, Running
 from cockpit.servers.nats import USER
 from pg.errors import Unreachable
 from tests.bridge.conftest import wait_until
@@ -266,6 +269,56 @@ def test_postgresql_is_killed_and_restarted_while_the_flusher_writes(
                 time.sleep(0.5)
         made.settle()
         made.count(faults)
+    finally:
+        made.end()
+
+
+# -- its clock ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Shifted(Postgres):
+    """A PostgreSQL whose clock is wrong in all that it says and stores: libfaketime, loaded into it."""
+
+    shift: str = ""
+    library: str = ""
+
+    def foreground(self):
+        told = {"LD_PRELOAD": self.library, "FAKETIME": self.shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        return ["env", *(f"{name}={value}" for name, value in told.items()), *super().foreground()]
+
+
+@pytest.fixture
+def start_shifted(own_home):
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        pytest.skip("libfaketime is missing (Debian, Ubuntu: apt-get install libfaketime)")
+    with contextlib.ExitStack() as stack:
+        yield lambda shift: stack.enter_context(
+            Running(Shifted(own_home, shift=shift, library=str(found[0])))
+        )
+
+
+@pytest.mark.parametrize("shift", ["+3600s", "-3600s"])
+@deep_and_long
+def test_clocks_that_are_an_hour_apart_lose_nothing_and_are_named(
+    start_shifted, nats, tmp_path, faults, seconds, shift
+):
+    """PostgreSQL's against nats-server's. What shifts is when values end; doctor says why."""
+    made = Bridging(start_shifted(shift).server.url(), nats.server.url(), tmp_path)
+    try:
+        made.migrate()
+        made.prepare()
+        made.start_bridge()
+        wait_until(lambda: made.leads() and made.has_bucket(), 60)
+        faults.happened("clocks an hour apart")
+        with made.writers():
+            for _ in live_for(seconds):
+                time.sleep(2)
+        made.settle()
+        made.count(faults)
+        made.reconcile()
+        told = made.doctor("bridge.clocks")
+        assert not told["ok"]
+        assert round(float(told["detail"].split(" s ")[0].rsplit(" ", 1)[1])) in range(3_590, 3_611), told
     finally:
         made.end()
 
