@@ -347,7 +347,7 @@ def test_a_full_disk_of_nats_costs_time_and_nothing_else(
     try:
         made.prepare()
         made.start_bridge()
-        wait_until(made.leads, 60)
+        wait_until(lambda: made.leads() and made.is_set_up(), 60)  # not: streams made on a full disk
         ballast = small_disk / "ballast"
         for _ in live_for(seconds):
             with made.writers():
