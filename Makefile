@@ -14,7 +14,7 @@ WORKERS ?= 3
 # more for pytest: make test ARGS="-k agents -x"
 ARGS ?=
 # what tests need beyond the wheels
-SYSTEM_PACKAGES ?= postgresql-15 chromium prometheus systemd pgbouncer
+SYSTEM_PACKAGES ?= postgresql-15 postgresql-15-hypopg chromium prometheus systemd pgbouncer libfaketime
 # what some benchmarks run beside ours: make bench-deps
 BENCH_PACKAGES ?= postgresql-15 postgresql-15-partman rsync
 # the official clients: what an agent in Node.js uses
