@@ -1,27 +1,59 @@
-"""Lists as PostgreSQL reads arrays in text. A batch has eleven columns of up to 2,000 elements, and psycopg looks at
-each element by itself: that took a third of the flusher's time."""
+"""Arrays as PostgreSQL receives them, in binary. A batch has ten columns of up to 2,000 elements: psycopg looks at each
+element by itself, and text would be written with quotes here, and read again there, twice.
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+The query says of which type an array is (`%(keys)s::text[]`); its parameters are bound by the server
+(`bridge.session.execute_bound`).
+"""
 
-NULL = "NULL"
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+NULL = b"\xff\xff\xff\xff"
+HEADER = struct.Struct(
+    ">iiIii"
+)  # dimensions, whether there are NULLs, the elements' type, their number, lower bound
+NUMBER = struct.Struct(">iq")
+BOOLEAN = {True: b"\0\0\0\1\1", False: b"\0\0\0\1\0", None: NULL}
+EPOCH_SECONDS = 946_684_800  # PostgreSQL counts from 2000-01-01, in microseconds
+# oids of types that are part of the protocol (pg_type.dat)
+BOOL, INT8, TEXT, TIMESTAMPTZ, UUID = 16, 20, 25, 1184, 2950
 
 
-def to_literals(parameters: Mapping[str, object]) -> dict[str, object]:
-    """Return parameters with each list as an array literal; the query says of which type (`%(keys)s::text[]`)."""
-    return {
-        name: to_literal(value) if isinstance(value, list) else value for name, value in parameters.items()
-    }
+@dataclass(frozen=True)
+class Array:
+    """A one-dimensional array as PostgreSQL sends and receives it."""
+
+    data: bytes
 
 
-def to_literal(values: Iterable[Any]) -> str:
-    """Return the text of a one-dimensional array of texts, numbers, booleans, UUIDs, times with zone, or None."""
-    return (
-        "{"
-        + ",".join([quote(v) if isinstance(v, str) else NULL if v is None else str(v) for v in values])
-        + "}"
+def texts(values: Sequence[str | None]) -> Array:
+    encoded = [None if value is None else value.encode() for value in values]
+    return join(TEXT, [NULL if e is None else len(e).to_bytes(4, "big") + e for e in encoded])
+
+
+def uuids(values: Sequence[str]) -> Array:
+    return join(UUID, [b"\0\0\0\x10" + bytes.fromhex(value.replace("-", "")) for value in values])
+
+
+def numbers(values: Sequence[int | None]) -> Array:
+    pack = NUMBER.pack
+    return join(INT8, [NULL if value is None else pack(8, value) for value in values])
+
+
+def times(values: Sequence[datetime | None]) -> Array:
+    pack = NUMBER.pack
+    return join(
+        TIMESTAMPTZ,
+        [NULL if v is None else pack(8, round((v.timestamp() - EPOCH_SECONDS) * 1e6)) for v in values],
     )
 
 
-def quote(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def booleans(values: Iterable[bool | None]) -> Array:
+    return join(BOOL, [BOOLEAN[value] for value in values])
+
+
+def join(kind: int, elements: Sequence[bytes]) -> Array:
+    """Put elements, each behind its length, together. PostgreSQL looks for NULLs itself."""
+    return Array(HEADER.pack(1, 0, kind, len(elements), 1) + b"".join(elements))

@@ -1,7 +1,7 @@
 """What a message of a FLUSH stream means: a change of one key, at a position. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -87,13 +87,3 @@ def read_ttl(text: str | None) -> timedelta | None:
     match = DURATION.match(text)
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     return min(timedelta(hours=hours, minutes=minutes, seconds=seconds), LONGEST) or None
-
-
-def newest(changes: Iterable[Change]) -> list[Change]:
-    """Return the newest change of each key, in the order of keys: two flushers lock rows in one order."""
-    found: dict[str, Change] = {}
-    for change in changes:
-        known = found.get(change.key)
-        if known is None or known.revision < change.revision:
-            found[change.key] = change
-    return [found[key] for key in sorted(found)]

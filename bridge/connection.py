@@ -72,12 +72,8 @@ class Link:
         Raises Unreachable at the deadline, after PATIENCE_SECONDS without a first connection, and at once while a
         lost connection is not back.
         """
-        started = time.monotonic()
-        deadline = started + timeout_seconds
-        client = self._wait_for(self._client, min(deadline, started + PATIENCE_SECONDS))
-        if not client.nc.is_connected:
-            raise self._unreachable()
-        running = asyncio.run_coroutine_threadsafe(work(client), self._loop)
+        deadline = time.monotonic() + timeout_seconds
+        running = self.begin(work, timeout_seconds)
         try:
             return self._wait_for(running, deadline)
         except (
@@ -88,6 +84,16 @@ class Link:
             raise Unreachable(f"NATS at {self.where}: {e}", HINT) from e
         finally:
             running.cancel()  # nothing to cancel unless the deadline passed
+
+    def begin(
+        self, work: Callable[[Client], Coroutine[Any, Any, T]], timeout_seconds: float
+    ) -> "concurrent.futures.Future[T]":
+        """Begin `work(client)` on the loop and return its future. Raises Unreachable as `call` does, but for what
+        happens to the work."""
+        client = self._wait_for(self._client, time.monotonic() + min(timeout_seconds, PATIENCE_SECONDS))
+        if not client.nc.is_connected:
+            raise self._unreachable()
+        return asyncio.run_coroutine_threadsafe(work(client), self._loop)
 
     def send(self, subject: str) -> None:
         """Publish an empty core message if the connection is up; nobody learns whether it arrives.

@@ -5,9 +5,12 @@ Any number may run at once; each takes other messages.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from typing import Any
 
+import nats.errors
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
@@ -16,8 +19,10 @@ from bridge.changes import Letter
 from bridge.connection import Client
 from bridge.fence import shared_fence
 from bridge.flusher import Flushed, flush_batch
-from bridge.puller import acknowledge, put_back
+from bridge.part import SESSION_SETTINGS
+from bridge.puller import Pulled, acknowledge, put_back
 from bridge.pulling import CALL_SECONDS, WAIT_SECONDS, Pulling
+from bridge.session import keep_statements
 from bridge.sources import note_epochs, note_flushed
 from bridge.targets import TARGETS
 from pg.errors import MisterSmithError, Unreachable
@@ -29,10 +34,19 @@ LINGER_SECONDS = 0.1  # the longest that a first row waits for others
 CONFLICT_SECONDS = 0.1  # how soon a change that waits for the relay is tried again
 FENCED_SECONDS = 1.0
 LOOK_SECONDS = 1.0
+# The plans of its few statements are kept, whatever the tables held when they were made: so look-ups by index only.
+PLANS = (
+    "SET plan_cache_mode = force_generic_plan",
+    "SET enable_seqscan = off",
+    "SET enable_hashjoin = off",
+    "SET enable_mergejoin = off",
+)
 
 
 class Flusher(Pulling):
     """Flushes one bucket until stopped."""
+
+    settings = SESSION_SETTINGS + PLANS
 
     def __init__(self, bucket: str) -> None:
         super().__init__(f"flusher {bucket}")
@@ -41,6 +55,13 @@ class Flusher(Pulling):
         self.totals = Flushed()
         self.unsettled = 0  # delivered, not acknowledged
         self._next_look = 0.0
+        self._answering: Future[None] | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[BaseDatabaseWrapper]:
+        with super().open() as db:
+            keep_statements(db)
+            yield db
 
     def prepare(self, db: BaseDatabaseWrapper) -> None:
         """Bring NATS to the declared topology, and begin to pull. A stream of a former bucket is first flushed."""
@@ -64,12 +85,16 @@ class Flusher(Pulling):
 
     def turn(self, db: BaseDatabaseWrapper) -> None:
         """Flush one batch. What is not acknowledged comes again."""
-        pulled = self.pull(MOST, max(ENOUGH, min(self.pending, MOST)), LINGER_SECONDS)
+        pulled = self.take()
         if pulled.letters:
             self.flush_letters(db, pulled.letters)
         self.outage.end()
         if time.monotonic() >= self._next_look:
             self.look(db)
+
+    def take(self) -> Pulled:
+        """Return a batch: all that is there when it is behind, else what comes within a moment."""
+        return self.pull(MOST, max(ENOUGH, min(self.pending, MOST)), LINGER_SECONDS)
 
     def flush_letters(self, db: BaseDatabaseWrapper, letters: Sequence[Letter]) -> None:
         with shared_fence(db) as held:
@@ -86,16 +111,30 @@ class Flusher(Pulling):
     def answer(
         self, done: Sequence[Letter], waiting: Sequence[Letter], delay_seconds: float = CONFLICT_SECONDS
     ) -> None:
-        """Tell the server what is in PostgreSQL, after the commit."""
+        """Tell the server what is in PostgreSQL, after the commit. The next batch does not wait for it."""
 
         async def tell(client: Client) -> None:
             await acknowledge(client.nc, done)
             await put_back(client.nc, waiting, delay_seconds)
 
+        self.finish_answers()
         try:
-            connection.call(tell, CALL_SECONDS)
-        except Unreachable as error:  # they come again, and change nothing then
+            self._answering = connection.link().begin(tell, CALL_SECONDS)
+        except Unreachable as error:
             log.info("not acknowledged: %s", error)
+
+    def finish_answers(self) -> None:
+        """Wait for the answers that are on their way. What is not answered comes again, and changes nothing then."""
+        answering, self._answering = self._answering, None
+        try:
+            if answering:
+                answering.result(CALL_SECONDS)
+        except (OSError, nats.errors.Error, TimeoutError, CancelledError) as error:
+            log.info("not acknowledged: %s", error or type(error).__name__)
+
+    def end(self) -> None:
+        self.finish_answers()
+        super().end()
 
     def report(self, done: Flushed, letters: Sequence[Letter]) -> None:
         now = timezone.now()

@@ -6,19 +6,20 @@ apart in the same transaction. Where a write from PostgreSQL is on its way to th
 relay has settled who wins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge import topology
-from bridge.arrays import to_literals
-from bridge.changes import Change, Letter, Unreadable, newest, read_change
+from bridge.changes import Change, Letter, Unreadable, read_change
 from bridge.dead_letters import bury, is_poison
 from bridge.keys import is_fence
-from bridge.session import execute, savepoint, transaction
-from bridge.targets import QUERIES, Identity, Target
+from bridge.session import execute_bound, savepoint, transaction
+from bridge.targets import QUERIES, Identity, Target, to_arrays
+
+Wanted = tuple[Change, Identity]
 
 UNKNOWN = "no such agent: its key begins with an id that is not registered"
 
@@ -46,10 +47,9 @@ def flush_batch(db: BaseDatabaseWrapper, target: Target, letters: Sequence[Lette
     Running it again with any of the messages changes nothing. Raises the database's errors, and has then done nothing.
     """
     done = Flushed(read=len(letters))
-    changes, unreadable = read_changes(target, letters, done)
-    with transaction(db):
-        execute(db, "SET LOCAL sync.origin = 'kv'")
-        errors = unreadable + apply_all(db, target, changes, done)
+    wanted, unreadable = read_changes(target, letters, done)
+    with transaction(db, "BEGIN; SET LOCAL sync.origin = 'kv'"):
+        errors = unreadable + apply_all(db, target, wanted, done)
         bury(db, topology.FLUSHER, f"FLUSH_{target.bucket}", errors)
     done.dead = len(errors)
     return done
@@ -57,90 +57,100 @@ def flush_batch(db: BaseDatabaseWrapper, target: Target, letters: Sequence[Lette
 
 def read_changes(
     target: Target, letters: Sequence[Letter], done: Flushed
-) -> tuple[list[Change], list[tuple[Letter, str]]]:
+) -> tuple[list[Wanted], list[tuple[Letter, str]]]:
     """Return the changes that the messages mean, and the messages that mean none, with the reason."""
-    changes: list[Change] = []
+    wanted: list[Wanted] = []
     unreadable: list[tuple[Letter, str]] = []
     for letter in letters:
         try:
             change = read_change(letter, target.bucket)
             if change is None or is_fence(change.key):
                 done.own += 1
-            elif target.parse(change.key) is None:
+                continue
+            identity = target.parse(change.key)
+            if identity is None:
                 raise Unreadable(f"{change.key!r} is no key of {target.bucket}")
-            else:
-                changes.append(change)
+            wanted.append((change, identity))
         except Unreadable as error:
             unreadable.append((letter, str(error)))
-    return changes, unreadable
+    return wanted, unreadable
 
 
 def apply_all(
-    db: BaseDatabaseWrapper, target: Target, changes: Sequence[Change], done: Flushed
+    db: BaseDatabaseWrapper, target: Target, wanted: Sequence[Wanted], done: Flushed
 ) -> list[tuple[Letter, str]]:
     """Apply the changes; return those that PostgreSQL will never take, with its reason. A batch with such a change is
     halved until it is alone, so that the others, earlier ones of its own key too, go in."""
-    if not changes:
+    if not wanted:
         return []
     try:
         with savepoint(db):
-            return apply_newest(db, target, newest(changes), len(changes), done)
+            return apply_newest(db, target, newest(wanted), len(wanted), done)
     except DatabaseError as error:
         if not is_poison(error):
             raise
-        if len(changes) == 1:
-            return [(changes[0].letter, str(error).strip())]
-    half = len(changes) // 2
+        if len(wanted) == 1:
+            return [(wanted[0][0].letter, str(error).strip())]
+    half = len(wanted) // 2
     return [
-        *apply_all(db, target, changes[:half], done),
-        *apply_all(db, target, changes[half:], done),
+        *apply_all(db, target, wanted[:half], done),
+        *apply_all(db, target, wanted[half:], done),
     ]
 
 
+def newest(wanted: Iterable[Wanted]) -> list[Wanted]:
+    """Return the newest change of each key, in the order of keys: two flushers lock rows in one order."""
+    found: dict[str, Wanted] = {}
+    for each in wanted:
+        change = each[0]
+        known = found.get(change.key)
+        if known is None or known[0].revision < change.revision:
+            found[change.key] = each
+    return [found[key] for key in sorted(found)]
+
+
 def apply_newest(
-    db: BaseDatabaseWrapper, target: Target, changes: Sequence[Change], read: int, done: Flushed
+    db: BaseDatabaseWrapper, target: Target, wanted: Sequence[Wanted], read: int, done: Flushed
 ) -> list[tuple[Letter, str]]:
     """Apply one change per key; return those without an agent to belong to. A session ends at any moment, and what its
     agent wrote a moment later is nobody's fault: that is dropped, in KV too."""
-    identities = [identity for change in changes if (identity := target.parse(change.key))]
-    hold_epochs(db, changes, identities)
-    execute(db, target.query("lock"), to_literals(target.identities(identities)))
-    places = execute(db, target.query("flush"), to_literals(parameters(target, changes, identities)))
-    verdicts: dict[str, list[Change]] = {}
+    hold_epochs(db, wanted)
+    given = to_arrays(parameters(target, wanted))
+    execute_bound(db, target.query("lock"), given)
+    places = execute_bound(db, target.query("flush"), given)
+    verdicts: dict[str, list[Wanted]] = {}
     for place, verdict in places:
-        verdicts.setdefault(verdict, []).append(changes[place])
+        verdicts.setdefault(verdict, []).append(wanted[place])
     fenced = verdicts.get("fenced", [])
     if fenced:
         fence(db, target, fenced)
     waiting, unknown = verdicts.get("waits", []), verdicts.get("unknown", [])
-    done.waiting += [change.letter for change in waiting]
+    done.waiting += [change.letter for change, _ in waiting]
     done.stale += len(verdicts.get("stale", []))
     done.fenced += len(fenced)
-    done.replaced += read - len(changes)
-    done.applied += len(changes) - len(places)
+    done.replaced += read - len(wanted)
+    done.applied += len(wanted) - len(places)
     if target.keeps_unknown:
-        return [(change.letter, UNKNOWN) for change in unknown]
+        return [(change.letter, UNKNOWN) for change, _ in unknown]
     if unknown:
         done.ended += len(unknown)
-        keys = {"keys": [c.key for c in unknown], "revisions": [c.revision for c in unknown]}
-        execute(db, target.query("end"), to_literals(keys))
+        gone = {"keys": [c.key for c, _ in unknown], "revisions": [c.revision for c, _ in unknown]}
+        execute_bound(db, target.query("end"), to_arrays(gone))
     return []
 
 
-def hold_epochs(db: BaseDatabaseWrapper, changes: Sequence[Change], identities: Sequence[Identity]) -> None:
+def hold_epochs(db: BaseDatabaseWrapper, wanted: Sequence[Wanted]) -> None:
     """Where writers named their epoch, keep a successor from taking over until this batch is in."""
-    agents = {identity[0] for change, identity in zip(changes, identities, strict=True) if change.agent_epoch}
+    agents = {identity[0] for change, identity in wanted if change.agent_epoch}
     if agents:
-        execute(db, QUERIES.text("hold_epochs"), {"agent_ids": sorted(agents)})
+        execute_bound(db, QUERIES.text("hold_epochs"), to_arrays({"agent_ids": sorted(agents)}))
 
 
-def parameters(
-    target: Target, changes: Sequence[Change], identities: Sequence[Identity]
-) -> dict[str, object]:
+def parameters(target: Target, wanted: Sequence[Wanted]) -> dict[str, object]:
+    changes = [change for change, _ in wanted]
     return {
-        **target.identities(identities),
+        **target.identities([identity for _, identity in wanted]),
         "epoch": changes[0].letter.epoch,
-        "places": list(range(len(changes))),
         "keys": [change.key for change in changes],
         "values": [change.value for change in changes],
         "revisions": [change.revision for change in changes],
@@ -151,7 +161,6 @@ def parameters(
     }
 
 
-def fence(db: BaseDatabaseWrapper, target: Target, changes: Sequence[Change]) -> None:
+def fence(db: BaseDatabaseWrapper, target: Target, wanted: Sequence[Wanted]) -> None:
     """Refuse the writes of agents that a successor has replaced."""
-    identities = [identity for change in changes if (identity := target.parse(change.key))]
-    execute(db, target.query("fence"), to_literals(parameters(target, changes, identities)))
+    execute_bound(db, target.query("fence"), to_arrays(parameters(target, wanted)))

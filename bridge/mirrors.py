@@ -5,9 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
-from uuid import UUID
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -35,21 +33,20 @@ class Mirror:
         """Whether agents write to the bucket too."""
         return not self.base_revision.startswith("NULL")
 
-    def parse(self, key: str) -> tuple[Any, ...] | None:
-        """Return the identity that `key` names; None when no row could have it."""
+    def parse(self, key: str) -> tuple[str, ...] | None:
+        """Return the identity that `key` names, its id as text; None when no row could have it."""
         return parse_key(key, has_text=len(self.identity) == 2)
 
 
-@lru_cache(maxsize=50_000)
-def parse_key(key: str, has_text: bool) -> tuple[Any, ...] | None:
+def parse_key(key: str, has_text: bool) -> tuple[str, ...] | None:
     """Return what a key is made of: an id and, with `has_text`, a state key; None when no row could have it."""
     first, dot, rest = key.partition(".")
     if not IDENTIFIER.match(first) or bool(dot) != has_text:
         return None
     if not has_text:
-        return (UUID(first),)
+        return (first,)
     text = decode_key(rest)
-    return (UUID(first), text) if text and encode_key(text) == rest and "\x00" not in text else None
+    return (first, text) if text and encode_key(text) == rest and "\x00" not in text else None
 
 
 @dataclass(frozen=True)

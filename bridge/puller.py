@@ -23,6 +23,7 @@ from pg.errors import Unreachable
 
 EXPIRES_SECONDS = 5.0  # how long one request waits on the server
 MAX_BYTES = 16 << 20  # of one request: values may have 2 MB each
+TURN = 100  # acknowledgements in one go
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Puller:
         self._prefix = nc.new_inbox()
         self._numbers = itertools.count(1)
         self._asked: dict[str, tuple[int, float]] = {}  # how many a request may still bring, until when
-        self._come: deque[Msg] = deque()
+        self._come: deque[Letter] = deque()
         self._changed = asyncio.Event()
         self._trouble = ""
 
@@ -56,7 +57,7 @@ class Puller:
         if not self._nc.is_closed:
             with contextlib.suppress(nats.errors.Error):  # a lost connection: the consumer's ack_wait does it
                 await self._subscription.drain()  # what is on its way still comes
-                await put_back(self._nc, [to_letter(message, self._epoch) for message in self._come], 0)
+                await put_back(self._nc, self._come, 0)
         self._come.clear()
 
     async def pull(self, most: int, enough: int, wait_seconds: float, linger_seconds: float) -> Pulled:
@@ -79,7 +80,7 @@ class Puller:
         pending = pending_after(found)
         if pending:
             await self._ask(most)  # the next batch comes while this one is worked on
-        return Pulled([to_letter(message, self._epoch) for message in found], pending)
+        return Pulled(found, pending)
 
     async def _wait_until(self, deadline: float) -> bool:
         """Wait for the next message or word of the server; False when the deadline came first."""
@@ -118,7 +119,7 @@ class Puller:
     async def _take(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status") if not message.reply else None
         if status is None:
-            self._come.append(message)
+            self._come.append(to_letter(message, self._epoch))  # while the batch before is worked on
             self._count(message)
         elif status == "503" or (status == "409" and "Deleted" in message.headers.get("Description", "")):
             self._trouble = f"consumer {self._consumer} of {self._stream} is not there"
@@ -148,8 +149,8 @@ def to_letter(message: Msg, epoch: int) -> Letter:
     )
 
 
-def pending_after(messages: list[Msg]) -> int:
-    return read_reply(messages[-1].reply)[3] if messages else 0
+def pending_after(letters: list[Letter]) -> int:
+    return read_reply(letters[-1].reply)[3] if letters else 0
 
 
 def read_reply(reply: str) -> tuple[int, int, int, int]:
@@ -162,8 +163,10 @@ def read_reply(reply: str) -> tuple[int, int, int, int]:
 
 async def acknowledge(nc: Client, letters: Iterable[Letter]) -> None:
     """Tell the server that these are done. One that does not arrive costs a repetition."""
-    for letter in letters:
+    for number, letter in enumerate(letters, 1):
         await nc.publish(letter.reply, b"+ACK")
+        if number % TURN == 0:
+            await asyncio.sleep(0)  # others on the loop: who pulls the next batch
 
 
 async def put_back(nc: Client, letters: Iterable[Letter], delay_seconds: float) -> None:

@@ -5,8 +5,15 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import psycopg
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+from bridge.arrays import Array
+
+ONLY_WHEN_ASKED = 1 << 31  # executions after which psycopg would prepare a statement by itself
 
 
 @contextlib.contextmanager
@@ -54,3 +61,29 @@ def execute(db: BaseDatabaseWrapper, statement: str, parameters: Any = None) -> 
     with db.cursor() as cursor:
         cursor.execute(statement, parameters)
         return list(cursor.fetchall()) if cursor.description else []
+
+
+def keep_statements(db: BaseDatabaseWrapper) -> None:
+    """Let `execute_bound` prepare what it runs: read and planned once in the session's life. Not through a pooler that
+    gives each transaction another session."""
+    db.connection.prepare_threshold = ONLY_WHEN_ASKED  # None, Django's own, is never
+
+
+def execute_bound(
+    db: BaseDatabaseWrapper, statement: str, parameters: Mapping[str, object]
+) -> list[tuple[Any, ...]]:
+    """Run one statement whose parameters the server binds (an `Array` in binary); return its rows. Raises what Django
+    raises."""
+    with db.wrap_database_errors, psycopg.Cursor(db.connection) as cursor:
+        cursor.adapters.register_dumper(Array, ArrayDumper)
+        cursor.execute(statement, parameters, prepare=True)
+        return list(cursor.fetchall()) if cursor.description else []
+
+
+class ArrayDumper(Dumper):
+    """Hands an Array over as it is; the query's cast says of which type it is."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: Array) -> bytes:
+        return obj.data

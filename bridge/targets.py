@@ -4,11 +4,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge import arrays
 from bridge.mirrors import MIRRORS, Mirror
 from pg.queries import Queries
 
 QUERIES = Queries("bridge")
-Identity = tuple[Any, ...]
+Identity = tuple[str, ...]
+
+# What each parameter that is a list becomes for `execute_bound`.
+ARRAYS: Mapping[str, Callable[[Sequence[Any]], arrays.Array]] = {
+    "agent_ids": arrays.uuids,
+    "session_ids": arrays.uuids,
+    "state_keys": arrays.texts,
+    "keys": arrays.texts,
+    "values": arrays.texts,
+    "revisions": arrays.numbers,
+    "are_own": arrays.booleans,
+    "agent_epochs": arrays.numbers,
+    "expire_ats": arrays.times,
+    "stored_ats": arrays.times,
+}
+
+
+def to_arrays(parameters: Mapping[str, object]) -> dict[str, object]:
+    """Return parameters with each list as an array in binary."""
+    return {
+        name: ARRAYS[name](value) if isinstance(value, list) else value for name, value in parameters.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """KV to PostgreSQL: the flusher's rate beside fetching and acknowledging alone, and from a put to its commit."""
 
 import asyncio
+import gc
 import time
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,6 @@ from bridge import topology
 from bridge.connection import Client, call
 from bridge.flush_runner import Flusher
 from bridge.publisher import Message
-from bridge.session import open_session
 
 PUTS_PER_SECOND = 1_000
 LABEL = f"FLUSH_{BUCKET}/{topology.FLUSHER}"
@@ -34,11 +34,13 @@ def measure_rate(report: Report, found: Installation) -> None:
     new = [(agent, f"new.{key}") for agent, key in keys]
     put_all([subject_of(*key) for pair in zip(keys, new, strict=True) for key in pair])
     wait_for_flush_stream(number)
+    gc.freeze()  # as `bridge run` does
     for name in ("fetch only", ""):
         read_anew()
         seconds = run_flusher(number, flushes=not name)
         if name:
             fetched = number / seconds
+    gc.unfreeze()
     report.add("flusher_rate", number / seconds, "messages/s", number)
     report.add_peer("flusher_rate", "fetch only", fetched)
     with connect(found) as session:
@@ -73,19 +75,20 @@ def read_anew() -> None:
 def run_flusher(number: int, flushes: bool) -> float:
     """Return the seconds in which one flusher has read `number` messages: applied, or only acknowledged."""
     flusher, done = Flusher(BUCKET), 0
-    with open_session() as db:
+    with flusher.open() as db:
         flusher.prepare(db)
         flusher.look(db)  # how much waits: batches are as large as when it is behind
         began = time.perf_counter()
         while done < number:
-            letters = flusher.pull().letters
+            letters = flusher.take().letters
             done += len(letters)
             if flushes:
                 flusher.flush_letters(db, letters)
             else:
                 flusher.answer(letters, [])
+        flusher.finish_answers()
         seconds = time.perf_counter() - began
-        call(lambda _: flusher._puller.stop())  # type: ignore[union-attr]
+        flusher.end()
     return seconds
 
 

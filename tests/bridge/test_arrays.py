@@ -1,29 +1,44 @@
 from datetime import UTC, datetime
-from uuid import UUID
 
 import pytest
+from django.db import DataError
 
-from bridge.arrays import to_literal, to_literals
-from tests.bridge.conftest import rows
+from bridge.arrays import booleans, numbers, texts, times, uuids
+from bridge.session import execute, execute_bound, keep_statements
+from bridge.targets import ARRAYS, to_arrays
 
-ID = UUID("00000000-0000-7000-8000-000000000001")
+ID = "00000000-0000-7000-8000-0000000000ff"
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize(
-    ("kind", "values"),
+    ("kind", "write", "values"),
     [
-        ("text", ["", "null", "NULL", 'a"b', "a\\b", "{x,y}", " x ", "ü\n", "%s", "it's", None]),
-        ("bigint", [0, -1, 1 << 62, None]),
-        ("boolean", [True, False, None]),
-        ("uuid", [ID, None]),
-        ("timestamptz", [datetime(2026, 1, 2, 3, 4, 5, 678901, UTC), None]),
-        ("text", []),
+        ("text", texts, ["", "null", "NULL", 'a"b', "a\\b", "{x,y}", " x ", "ü\n", "%s", "it's", None]),
+        ("bigint", numbers, [0, -1, 1 << 62, None]),
+        ("boolean", booleans, [True, False, None]),
+        ("uuid", uuids, [ID]),
+        ("timestamptz", times, [datetime(2026, 1, 2, 3, 4, 5, 678901, UTC), datetime(1970, 1, 1, tzinfo=UTC), None]),
+        ("text", texts, []),
     ],
-)
-def test_postgresql_reads_what_was_written(kind, values):
-    assert rows(f"SELECT %s::{kind}[]", to_literal(values)) == [(values,)]
+)  # fmt: skip
+def test_postgresql_reads_what_was_written(session, kind, write, values):
+    ((found,),) = execute_bound(session, f"SELECT %(given)s::{kind}[]", {"given": write(values)})
+    assert [str(each) if kind == "uuid" else each for each in found] == values
 
 
-def test_only_lists_become_literals():
-    assert to_literals({"keys": ["a"], "epoch": 7}) == {"keys": '{"a"}', "epoch": 7}
+def test_only_lists_become_arrays():
+    assert to_arrays({"keys": ["a"], "epoch": 7}) == {"keys": ARRAYS["keys"](["a"]), "epoch": 7}
+
+
+def test_what_postgresql_refuses_is_the_error_that_django_has(session):
+    with pytest.raises(DataError):
+        execute_bound(session, "SELECT %(given)s::text[]", {"given": texts(["\x00"])})
+
+
+def test_a_session_keeps_bound_statements_where_it_was_told_to_and_no_others(session):
+    execute_bound(session, "SELECT %(number)s::bigint", {"number": 1})
+    keep_statements(session)
+    for number in range(3):
+        assert execute_bound(session, "SELECT %(number)s::int", {"number": number}) == [(number,)]
+        execute(session, "SELECT %s::int", [number])
+    assert execute(session, "SELECT statement FROM pg_prepared_statements") == [("SELECT $1::int",)]

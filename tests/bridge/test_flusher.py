@@ -10,7 +10,7 @@ import pytest
 from django.db import OperationalError
 
 from agents.models import Agent, AgentState
-from bridge import connection, setup
+from bridge import connection, flusher, setup
 from bridge.flusher import flush_batch
 from bridge.jobs import purge_tombstones_job
 from bridge.models import Conflict, DeadLetter
@@ -199,11 +199,45 @@ def test_a_writer_who_has_the_row_now_is_waited_for(agent, session):
         execute(operator, "BEGIN")
         execute(operator, "UPDATE agents.state SET state_value = '\"operator\"'")
         found = []
-        flusher = threading.Thread(target=lambda: found.append(flush_alone(letters)))
-        flusher.start()
+        flushing = threading.Thread(target=lambda: found.append(flush_alone(letters)))
+        flushing.start()
         wait_until(lambda: rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
         execute(operator, "COMMIT")
-        flusher.join(30)
+        flushing.join(30)
+    assert len(found[0].waiting) == 1
+    assert state(agent) == {"a": "operator"}
+
+
+def test_a_row_that_moves_after_it_was_judged_is_left_alone(agent, session, monkeypatch):
+    """It came up after the flusher had locked what was there, so another one writes it at the same moment."""
+    kept = flusher.execute_bound
+
+    def lock_too_early(db, statement, parameters):
+        locked = kept(db, statement, parameters)
+        if "FOR NO KEY UPDATE" in statement:
+            execute(
+                operator,
+                "INSERT INTO agents.state (agent_id, state_key, state_value) VALUES (%s, 'a', '0')",
+                [agent.pk],
+            )
+            execute(operator, "DELETE FROM bridge.outbox")
+            execute(operator, "BEGIN")
+            execute(operator, "UPDATE agents.state SET state_value = '\"operator\"'")
+            moving.set()
+        return locked
+
+    put(agent, "a", "agent")
+    moving = threading.Event()
+    with open_session() as operator, pulling("AGENT_STATE") as puller:
+        letters = pull(puller)
+        monkeypatch.setattr(flusher, "execute_bound", lock_too_early)
+        found = []
+        flushing = threading.Thread(target=lambda: found.append(flush_alone(letters)))
+        flushing.start()
+        assert moving.wait(30)
+        wait_until(lambda: rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        execute(operator, "COMMIT")
+        flushing.join(30)
     assert len(found[0].waiting) == 1
     assert state(agent) == {"a": "operator"}
 
@@ -224,11 +258,11 @@ def test_a_row_that_comes_up_while_the_flusher_inserts_is_not_overwritten(agent,
             [agent.pk],
         )
         found = []
-        flusher = threading.Thread(target=lambda: found.append(flush_alone(letters)))
-        flusher.start()
+        flushing = threading.Thread(target=lambda: found.append(flush_alone(letters)))
+        flushing.start()
         wait_until(lambda: rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
         execute(operator, "COMMIT")
-        flusher.join(30)
+        flushing.join(30)
     assert len(found[0].waiting) == 1
     assert state(agent) == {"a": "operator"}
 

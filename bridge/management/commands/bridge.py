@@ -1,5 +1,6 @@
 """`manage.py bridge`: keep JetStream in step with PostgreSQL."""
 
+import gc
 import json
 import signal
 import sys
@@ -68,6 +69,7 @@ def run(**options: Any) -> Answer:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: is_stopping.set())
     parts = make_parts()
+    gc.freeze()  # what is imported by now stays: else each full collection walks through all of it
     return Answer(ok=run_parts([*parts, Reporter(parts)], is_stopping))
 
 
