@@ -19,7 +19,6 @@ from bridge.changes import Letter
 from bridge.connection import Client
 from bridge.fence import shared_fence
 from bridge.flusher import Flushed, flush_batch
-from bridge.part import SESSION_SETTINGS
 from bridge.puller import Pulled, acknowledge, put_back
 from bridge.pulling import CALL_SECONDS, WAIT_SECONDS, Pulling
 from bridge.session import keep_statements
@@ -34,19 +33,10 @@ LINGER_SECONDS = 0.1  # the longest that a first row waits for others
 CONFLICT_SECONDS = 0.1  # how soon a change that waits for the relay is tried again
 FENCED_SECONDS = 1.0
 LOOK_SECONDS = 1.0
-# The plans of its few statements are kept, whatever the tables held when they were made: so look-ups by index only.
-PLANS = (
-    "SET plan_cache_mode = force_generic_plan",
-    "SET enable_seqscan = off",
-    "SET enable_hashjoin = off",
-    "SET enable_mergejoin = off",
-)
 
 
 class Flusher(Pulling):
     """Flushes one bucket until stopped."""
-
-    settings = SESSION_SETTINGS + PLANS
 
     def __init__(self, bucket: str) -> None:
         super().__init__(f"flusher {bucket}")

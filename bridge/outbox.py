@@ -9,6 +9,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge.models import Op
 from bridge.publisher import Last
+from bridge.session import execute_bound
 
 COLUMNS = "outbox_id, target, key, op, base_revision, payload, strategy, expires_at"
 SECONDS_LEFT = (
@@ -16,6 +17,12 @@ SECONDS_LEFT = (
 )
 NOT_HELD = "NOT EXISTS (SELECT FROM bridge.quarantine q WHERE q.target = o.target AND q.key = o.key)"
 RECENT_IDS = 2_000  # how far back the fast path looks for the rows of a commit that is just over
+
+READ_OLDEST = (
+    "SELECT outbox_id, target, key, op::text, base_revision, payload::text, strategy,"
+    f" {SECONDS_LEFT}, extract(epoch FROM clock_timestamp() - created_at)::float8 FROM bridge.outbox o"
+    f" WHERE {NOT_HELD} ORDER BY outbox_id LIMIT %(limit)s::int"
+)
 
 
 class Slot(NamedTuple):
@@ -58,14 +65,7 @@ class Row:
 
 def read_rows(db: BaseDatabaseWrapper, limit: int) -> list[Row]:
     """Return the oldest rows that no quarantined row of their key holds back."""
-    with db.cursor() as cursor:
-        cursor.execute(
-            "SELECT outbox_id, target, key, op::text, base_revision, payload::text, strategy,"
-            f" {SECONDS_LEFT}, extract(epoch FROM clock_timestamp() - created_at)::float8 FROM bridge.outbox o"
-            f" WHERE {NOT_HELD} ORDER BY outbox_id LIMIT %s",
-            [limit],
-        )
-        return [Row(*row) for row in cursor.fetchall()]
+    return [Row(*row) for row in execute_bound(db, READ_OLDEST, {"limit": limit})]
 
 
 def read_newest(db: BaseDatabaseWrapper, keys: Iterable[tuple[str, str]]) -> list[Row]:

@@ -24,7 +24,7 @@ from bridge.listener import Listener
 from bridge.outage import Outage
 from bridge.part import SESSION_SETTINGS
 from bridge.relay import BATCH_ROWS, Batch, Memory, relay_batch
-from bridge.session import open_session
+from bridge.session import keep_statements, open_session
 from bridge.sources import note_epochs
 from pg.errors import MisterSmithError
 
@@ -69,6 +69,7 @@ class Relay:
         while not self._stopping:
             try:
                 with open_session(RELAY_SETTINGS) as db:
+                    keep_statements(db)
                     self.lead(db)
             except (OperationalError, InterfaceError) as error:
                 self.outage.note(f"PostgreSQL: {error}".strip())

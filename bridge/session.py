@@ -14,6 +14,11 @@ from psycopg.pq import Format
 from bridge.arrays import Array
 
 ONLY_WHEN_ASKED = 1 << 31  # executions after which psycopg would prepare a statement by itself
+# A kept plan must do whatever the tables held when it was made, nothing perhaps: so by index, in the index's order.
+PLANS = (
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;"
+    " SET enable_mergejoin = off"
+)
 
 
 @contextlib.contextmanager
@@ -67,6 +72,7 @@ def keep_statements(db: BaseDatabaseWrapper) -> None:
     """Let `execute_bound` prepare what it runs: read and planned once in the session's life. Not through a pooler that
     gives each transaction another session."""
     db.connection.prepare_threshold = ONLY_WHEN_ASKED  # None, Django's own, is never
+    execute(db, PLANS)
 
 
 def execute_bound(

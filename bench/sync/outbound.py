@@ -13,7 +13,7 @@ from bridge.outbox import Row, read_rows
 from bridge.publisher import Last, chunks
 from bridge.relay import BATCH_ROWS, Memory, relay_batch
 from bridge.runner import RELAY_SETTINGS
-from bridge.session import open_session
+from bridge.session import keep_statements, open_session
 
 
 def measure(report: Report, found: Installation) -> None:
@@ -22,6 +22,7 @@ def measure(report: Report, found: Installation) -> None:
     make_rows(found, 20, number // 20)
     touch(found)
     with open_session(RELAY_SETTINGS) as db:
+        keep_statements(db)
         memory = Memory()
         relay_all(db, memory)  # now every key is there, and known to the relay
         touch(found)
