@@ -24,7 +24,11 @@ from pg.errors import Unreachable
 # thousands a second, and who writes a single message to the same stream meanwhile waits behind all that are in flight.
 LEAST, MOST = 4, 250  # messages in a part
 ANSWER_SECONDS = 0.005  # a part shall be answered within
-MULTI_GET = 1_000  # subjects per read; the server refuses more than 1,024
+FEW = 10  # subjects that are read one by one
+# Subjects of one request for the newest of each: nats-server takes 0.13 ms for each that is there, and writes to the
+# stream wait meanwhile, a single one of the fast path too.
+LAST_AT_ONCE = 50
+MULTI_GET = 1_000  # messages per read; the server refuses more than 1,024
 ANSWER_BYTES = (
     8 << 20
 )  # per read: nats-server (max_pending, 64 MiB) cuts off a client that it has more waiting for
@@ -188,6 +192,27 @@ def read_ack(message: Msg) -> Outcome:
     return Outcome(sequence=answer["seq"])
 
 
+async def read_one(nc: Client, stream: str, subject: str, timeout_seconds: float) -> Last | None:
+    """Return the newest message of one subject; None: it has none. Raises Unreachable."""
+    try:
+        message = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=timeout_seconds)
+    except nats.errors.NoRespondersError:
+        raise Unreachable(f"stream {stream} answers 503", "run manage.py bridge setup") from None
+    except (
+        nats.errors.TimeoutError,
+        nats.errors.ConnectionClosedError,
+        nats.errors.OutboundBufferLimitError,
+    ):
+        raise Unreachable(
+            f"stream {stream} does not answer", "is nats-server up? run manage.py doctor"
+        ) from None
+    status = (message.headers or {}).get("Status")
+    if status is None:
+        return to_last(message)
+    is_end(stream, status, message.headers)
+    return None
+
+
 async def read_last(
     nc: Client, stream: str, subjects: Sequence[str], timeout_seconds: float
 ) -> dict[str, Last]:
@@ -196,8 +221,12 @@ async def read_last(
     A replica may answer, and may lag: good enough for a compare-and-set that is checked by the leader, never for
     the truth. Raises Unreachable.
     """
+    possible = [subject for subject in subjects if is_subject(subject)]
+    if len(possible) <= FEW:
+        read = await asyncio.gather(*(read_one(nc, stream, name, timeout_seconds) for name in possible))
+        return {name: last for name, last in zip(possible, read, strict=True) if last}
     found: dict[str, Last] = {}
-    for wanted in chunks([subject for subject in subjects if is_subject(subject)], MULTI_GET):
+    for wanted in chunks(possible, LAST_AT_ONCE):
         missing = list(wanted)
         while missing:
             request = {"multi_last": missing, "batch": MULTI_GET, "max_bytes": ANSWER_BYTES}

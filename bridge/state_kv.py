@@ -31,7 +31,16 @@ from bridge.kv import (
     value_headers,
     write_entry,
 )
-from bridge.publisher import MULTI_GET, TOO_LARGE, WRONG_LAST_SEQUENCE, Message, Outcome, chunks, direct_get
+from bridge.publisher import (
+    LAST_AT_ONCE,
+    MULTI_GET,
+    TOO_LARGE,
+    WRONG_LAST_SEQUENCE,
+    Message,
+    Outcome,
+    chunks,
+    direct_get,
+)
 from bridge.state_values import StateValue, Version, VersionConflict
 from pg.errors import Refused, Unreachable
 
@@ -100,7 +109,7 @@ class AgentKeys:
 
     async def _read_last(self, client: Client, subjects: Sequence[str]) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
-        for wanted in chunks(subjects, MULTI_GET):
+        for wanted in chunks(subjects, LAST_AT_ONCE):
             request = {"multi_last": wanted, "batch": MULTI_GET}
             messages, _ = await direct_get(client.nc, self.bucket.stream, request, ANSWER_SECONDS)
             found |= {

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bridge.changes import Change, Letter, Unreadable, newest, read_change, read_ttl
+from bridge.changes import Change, Letter, Unreadable, read_change, read_ttl
+from bridge.flusher import newest
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 SOURCE = {"Nats-Stream-Source": "KV_AGENT_STATE 42 > > $KV.AGENT_STATE.a.b x"}
@@ -75,4 +76,7 @@ def test_of_each_key_the_highest_revision_counts_whatever_the_order():
         Change(key, "", revision, False, None, None, letter())
         for key, revision in [("b", 3), ("a", 9), ("b", 2)]
     ]
-    assert [(change.key, change.revision) for change in newest(changes)] == [("a", 9), ("b", 3)]
+    assert [(change.key, change.revision) for change, _ in newest((each, ("",)) for each in changes)] == [
+        ("a", 9),
+        ("b", 3),
+    ]

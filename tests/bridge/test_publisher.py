@@ -63,6 +63,23 @@ def test_values_larger_than_one_answer_are_read_completely():
     assert set(found) == set(subjects)
 
 
+def test_a_few_subjects_are_read_one_by_one_and_say_the_same_as_a_batch(monkeypatch):
+    publish(
+        Message("$KV.AGENT_STATE.a", b"1", {"Sync-Id": "7", "Sync-Origin": "pg"}),
+        Message("$KV.AGENT_STATE.b", b"2"),
+        Message("$KV.AGENT_STATE.c", b"", {"KV-Operation": "DEL"}),
+    )
+    subjects = [f"$KV.AGENT_STATE.{key}" for key in ("a", "b", "c", "absent", "no subject")]
+
+    def read():
+        return connection.call(lambda client: read_last(client.nc, "KV_AGENT_STATE", subjects, 5))
+
+    one_by_one = read()
+    monkeypatch.setattr("bridge.publisher.FEW", 0)
+    assert one_by_one == read()
+    assert [last.data for last in one_by_one.values()] == [b"1", b"2", b""]
+
+
 def test_all_outbox_ids_of_a_subject_are_found():
     publish(*(Message("agents.lifecycle.x.active", b"", {"Sync-Id": str(n)}) for n in range(1, 1_205)))
     publish(
