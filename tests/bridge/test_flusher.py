@@ -229,6 +229,7 @@ def test_a_row_that_moves_after_it_was_judged_is_left_alone(agent, session, monk
     put(agent, "a", "agent")
     moving = threading.Event()
     with open_session() as operator, pulling("AGENT_STATE") as puller:
+        operator.inc_thread_sharing()  # the flusher's thread uses it
         letters = pull(puller)
         monkeypatch.setattr(flusher, "execute_bound", lock_too_early)
         found = []
