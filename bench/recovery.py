@@ -229,8 +229,10 @@ class Story:
 
     def measure_restore(self) -> None:
         """Full and incremental to the newest moment: copy and replay; the checks have a row of their own."""
-        from recovery.pitr import Target, plan_recovery
-        from recovery.recover import examine, recovered
+        from recovery.examining import examine
+        from recovery.pitr import plan_recovery
+        from recovery.recover import recovered
+        from recovery.target import Target
 
         self.finish_wal()
         plan = plan_recovery(Target())
@@ -248,8 +250,8 @@ class Story:
             self.report.add_peer("restore_seconds", PEER, self.barman.restore())
 
     def finish_wal(self) -> None:
-        from recovery.physical import wait_for_segment
         from recovery.wal import open_archive
+        from recovery.wal_waiting import wait_for_segment
 
         with psycopg.connect(self.found.dsn, autocommit=True) as session:
             name = session.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").fetchone()[0]
@@ -412,7 +414,8 @@ class Barman:
 
 def replay(data: Path) -> None:
     """Start a server over what Barman restored, as ours is started, and wait for the promotion."""
-    from recovery.cluster import Cluster, give_to_server, runnable
+    from recovery.cluster import Cluster
+    from recovery.materialising import give_to_server, runnable
     from recovery.server import home_server
     from recovery.tools import find_tools
 

@@ -6,9 +6,10 @@ class RecoveryConfig(AppConfig):
 
     def ready(self) -> None:
         from operators.schedules import declare_schedule
-        from recovery import checks, cross_checks, store_checks
+        from recovery import checks, cross_checks, figures, store_checks
 
         checks.register()
+        figures.register()
         cross_checks.register()
         cross_checks.declare_alarms()
         store_checks.register()

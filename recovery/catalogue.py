@@ -21,21 +21,18 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
 
 from recovery import manifest
+from recovery.entries import FIELDS, from_json, to_json
 from recovery.errors import Damaged, RecoveryError, UnknownBackup
 from recovery.models import Backup
 
 log = logging.getLogger(__name__)
-FIELDS = [field.attname for field in Backup._meta.concrete_fields]
 Status = Backup.Status
 FOLDERS = ("logical", "base", "cross")
 NEWEST = "newest"
@@ -126,25 +123,6 @@ def remove(backup: Backup) -> None:
         folder_of(backup).rename(trash_of(backup))
     forget(backup)
     shutil.rmtree(trash_of(backup), ignore_errors=True)
-
-
-def to_json(backup: Backup) -> dict[str, Any]:
-    values = {name: getattr(backup, name) for name in FIELDS}
-    plain: dict[str, Any] = json.loads(json.dumps(values, cls=MicrosecondEncoder))
-    return plain
-
-
-def from_json(values: dict[str, Any]) -> Backup:
-    """Raises ValueError or ValidationError for what is no entry."""
-    fields = {field.attname: field for field in Backup._meta.concrete_fields}
-    return Backup(**{name: fields[name].to_python(value) for name, value in values.items() if name in fields})
-
-
-class MicrosecondEncoder(DjangoJSONEncoder):
-    """Django's cuts times to milliseconds; ours must equal the database's."""
-
-    def default(self, value: Any) -> Any:
-        return value.isoformat() if hasattr(value, "isoformat") else super().default(value)
 
 
 # -- reading ------------------------------------------------------------------------------------------------
@@ -238,59 +216,6 @@ def find(wanted: str, kinds: Collection[str] = tuple(Backup.Kind)) -> tuple[Back
     if len(matching) != 1:
         raise UnknownBackup(missing, "see `manage.py backup list`, and give a whole id")
     return matching[0], warnings
-
-
-# -- after interruptions ------------------------------------------------------------------------------------
-def tidy() -> list[Backup]:
-    """Bring both places in step and finish what was interrupted; return every backup. Hold the recovery lock.
-
-    Running ones have no runner then: those whose folder is finished are complete, the others failed.
-    """
-    make_folders()
-    backups, _ = load_all()
-    for backup in backups:
-        if trash_of(backup).exists():
-            remove(backup)
-        elif backup.status == Status.RUNNING:
-            settle_interrupted(backup)
-        else:
-            bring_in_step(backup)
-    for path in below(".partial-*"):
-        shutil.rmtree(path, ignore_errors=True)
-    return load_all()[0]
-
-
-def settle_interrupted(backup: Backup) -> None:
-    finished = read_finished(backup.location) if is_stored(backup) else None
-    if finished is not None:
-        save(finished)
-        return
-    backup.status, backup.error = Status.FAILED, "interrupted: the process that made it was killed"
-    save(backup)
-
-
-def bring_in_step(backup: Backup) -> None:
-    """Write the entry where it is missing or older. A location on another machine is left alone."""
-    if not is_row_current(backup):
-        save_row(backup)
-    if not is_entry_current(backup):
-        manifest.write_json(entry_of(backup.pk), to_json(backup))
-
-
-def is_row_current(backup: Backup) -> bool:
-    """Tell whether the row needs nothing; also where there is no database to write it to."""
-    try:
-        return Backup.objects.filter(pk=backup.pk, updated_at__gte=backup.updated_at).exists()
-    except (DatabaseError, InterfaceError):
-        return True
-
-
-def is_entry_current(backup: Backup) -> bool:
-    try:
-        text = entry_of(backup.pk).read_text("utf-8")
-        return bool(from_json(json.loads(text)).updated_at >= backup.updated_at)
-    except (OSError, ValueError, ValidationError):
-        return False
 
 
 # -- in use -------------------------------------------------------------------------------------------------

@@ -8,24 +8,21 @@ recovery.wal_segments and recovery.archive_state, which validate_recovery_readin
 import logging
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
 
 from recovery import catalogue
-from recovery.errors import Damaged
 from recovery.models import ArchiveState, Backup, RestorePoint, Timeline, WalSegment
 from recovery.pitr import usable
 from recovery.prune import plan_retention_of
-from recovery.tools import Tools, find_tools
+from recovery.segment_rows import see
+from recovery.tools import find_tools
 from recovery.wal import Archive, Histories, Segment, needed_segments, open_archive
-from recovery.waldump import scan_commits
 
 log = logging.getLogger(__name__)
-READ_AGAIN = 5  # segments per run, the ones that were read longest ago first
-MISSING = "missing"
 
 
 @dataclass
@@ -62,7 +59,7 @@ def look_at_archive(read_all: bool = False) -> Look:
     windowed = plan_retention_of(backups, timezone.now()).windowed
     needed = needed_by([*backups, *cross_ones(archive)], windowed, histories, archive, there)
     tools = find_tools(int(backups[0].server_version.partition(".")[0]))
-    rows = see(archive, tools, needed, there, read_all, look)
+    rows, look.read = see(archive, tools, needed, there, read_all)
     judge(look, backups, histories, needed, rows)
     forget(needed)
     keep_state(look)
@@ -107,78 +104,6 @@ def wanted_segments(
         yield from dict.fromkeys([*own, *needed_segments(spans, size, there)])
     else:
         yield from own
-
-
-# -- seeing -------------------------------------------------------------------------------------------------
-def see(
-    archive: Archive,
-    tools: Tools,
-    needed: dict[Segment, Backup],
-    there: set[Segment],
-    read_all: bool,
-    look: Look,
-) -> dict[Segment, WalSegment]:
-    """Return each needed segment's row, up to date."""
-    size = archive.segment_bytes
-    known = WalSegment.objects.in_bulk([segment.name(size) for segment in needed])
-    oldest = sorted(known.values(), key=lambda row: row.checked_at)[:READ_AGAIN]
-    again = {row.name for row in oldest if row.checked_at.date() < timezone.now().date()}
-    rows = {}
-    for segment in needed:
-        name = segment.name(size)
-        row = known.get(name)
-        if segment not in there:
-            row = absent(segment, archive, row)
-        elif row is None or read_all or name in again or has_changed(archive, row):
-            look.read += 1
-            row = read_segment(segment, archive, tools)
-        rows[segment] = row
-    return rows
-
-
-def has_changed(archive: Archive, row: WalSegment) -> bool:
-    """Tell whether the file is another than the one that was seen, or was bad and may have been mended."""
-    return bool(row.problem) or archive.path(row.name).stat().st_size != row.stored_bytes
-
-
-def absent(segment: Segment, archive: Archive, known: WalSegment | None) -> WalSegment:
-    if known is not None and known.problem == MISSING:
-        return known
-    now = timezone.now()
-    row = WalSegment(
-        name=segment.name(archive.segment_bytes), timeline=segment.timeline, number=segment.number,
-        segment_bytes=archive.segment_bytes, stored_bytes=0, archived_at=now, checked_at=now, problem=MISSING,
-    )  # fmt: skip
-    return keep_row(row)
-
-
-def read_segment(segment: Segment, archive: Archive, tools: Tools) -> WalSegment:
-    """Read a segment whole; return its saved row."""
-    name = segment.name(archive.segment_bytes)
-    stat = archive.path(name).stat()
-    row = WalSegment(
-        name=name, timeline=segment.timeline, number=segment.number, segment_bytes=archive.segment_bytes,
-        stored_bytes=stat.st_size, archived_at=datetime.fromtimestamp(stat.st_mtime, UTC), checked_at=timezone.now(),
-    )  # fmt: skip
-    try:
-        scan = scan_commits(tools, name, archive.read(name))
-    except (Damaged, OSError) as error:
-        row.problem = str(error)
-        return keep_row(row)
-    row.first_commit_at, row.last_commit_at = scan.first_commit_at, scan.last_commit_at
-    for point, lsn in scan.points:
-        RestorePoint.objects.get_or_create(
-            name=point, timeline=segment.timeline, lsn=lsn, defaults={"segment": name}
-        )
-    return keep_row(row)
-
-
-def keep_row(row: WalSegment) -> WalSegment:
-    fields = [field.attname for field in WalSegment._meta.concrete_fields if not field.primary_key]
-    WalSegment.objects.bulk_create([row], update_conflicts=True, unique_fields=["name"], update_fields=fields)
-    if row.problem:
-        log.error("WAL archive: segment %s: %s", row.name, row.problem)
-    return row
 
 
 # -- judging ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from django.utils import timezone
 from pg.errors import Refused
 from recovery import catalogue, cross_manifest, manifest
 from recovery.catalogue import Status
+from recovery.chain import chain_of
 from recovery.daily import back_up_changes
 from recovery.errors import Damaged
 from recovery.growing import prove_all, sync_snapshots, take_growing
@@ -20,11 +21,13 @@ from recovery.keeping import keepings
 from recovery.logical import failure_noted, publish, require_space
 from recovery.models import Backup
 from recovery.moment import Moment, take_moment
-from recovery.physical import archives_here, chain_of, may_copy, wait_for_segment
+from recovery.physical import may_copy
 from recovery.pitr import usable
 from recovery.server import Server, Session, exclusive, home_server, require_database, server_version
+from recovery.tidying import tidy
 from recovery.tools import find_tools
 from recovery.wal import open_archive
+from recovery.wal_waiting import archives_here, wait_for_segment
 
 log = logging.getLogger(__name__)
 FOLDER = "cross"
@@ -43,7 +46,7 @@ def back_up_cross(copy: bool = False) -> Backup:
         make_base()
     with exclusive(server) as session:
         require_database(server, session)
-        backups = catalogue.tidy()
+        backups = tidy()
         parent = require_base(session, backups)
         backup = begin(server, session, parent)
         require_space(backup, [other for other in backups if other.kind == Backup.Kind.CROSS_SYSTEM])

@@ -5,6 +5,7 @@ from typing import Any
 from bridge.hold import read_hold
 from operators.command import Answer, OperatorCommand
 from recovery import catalogue
+from recovery.bringing_streams import Mode
 from recovery.cross import back_up_cross, plan_steps
 from recovery.cross_drill import choose_cross, plan_cross
 from recovery.cross_manifest import read_stored
@@ -14,11 +15,11 @@ from recovery.fetch_command import ALLOW_PLAIN, bring
 from recovery.models import Backup
 from recovery.need import need_of_jetstream
 from recovery.noting import note
-from recovery.pitr import Target
-from recovery.restore_jetstream import Mode, plan_jetstream, restore_jetstream, restoring_session
+from recovery.restore_jetstream import plan_jetstream, restore_jetstream, restoring_session
 from recovery.restore_steps import steps_of_jetstream
 from recovery.rows import row_of
 from recovery.server import exclusive, home_server
+from recovery.target import Target
 
 
 def add_cross_verbs(command: OperatorCommand) -> None:

@@ -14,21 +14,24 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge.reconcile import reconcile
 from bridge.relay import Memory, relay_batch
-from recovery import catalogue
 from recovery.cluster import Cluster
 from recovery.contents import summarise
 from recovery.cross import point_of
 from recovery.cross_manifest import read_stored
-from recovery.drill import Drill, finish_mark, leave_mark, record, scratch_folder, settle
+from recovery.drill import scratch_folder, settle
+from recovery.drill_results import Drill, finish_mark, leave_mark, record
 from recovery.errors import Damaged, UnknownBackup
+from recovery.examining import examine
 from recovery.logical import explain
 from recovery.models import Backup, TestResult
-from recovery.pitr import Recovery, Target, plan_recovery
-from recovery.recover import examine, hold_bridge, recovered
+from recovery.pitr import Recovery, plan_recovery
+from recovery.recover import hold_bridge, recovered
 from recovery.restore_jetstream import Done, plan_jetstream, restore_jetstream, restoring_session
 from recovery.restore_source import finished_cross
 from recovery.server import exclusive, home_server
+from recovery.target import Target
 from recovery.throwaway import throwaway_nats
+from recovery.tidying import tidy
 
 log = logging.getLogger(__name__)
 KIND = TestResult.Kind.CROSS_SYSTEM
@@ -64,7 +67,7 @@ def run_cross_drill(wanted: str = "") -> CrossDrill:
     """
     server = home_server()
     with exclusive(server), scratch_folder() as folder:
-        catalogue.tidy()
+        tidy()
         test_id = leave_mark(str(KIND), None)
         try:
             backup = choose_cross(wanted)

@@ -8,7 +8,8 @@ from django.conf import settings
 from django.utils import timezone
 
 from pg.errors import Refused
-from recovery.drill import Drill, run_drill
+from recovery.drill import run_drill
+from recovery.drill_results import Drill
 from recovery.errors import ToolFailed
 from recovery.logical import back_up
 from recovery.models import Backup

@@ -4,21 +4,18 @@ A drill to the newest moment first leaves a mark in the running database (its ow
 the WAL be archived; the restored copy must have the mark. So it proves the whole way: server, archive, backup, restore.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from random import Random
-from typing import Any
 from uuid import UUID
 
 import psycopg
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from pg import account
@@ -26,38 +23,20 @@ from recovery import catalogue
 from recovery.archiving import give
 from recovery.catalogue import Status
 from recovery.contents import summarise
+from recovery.drill_results import Drill, finish_mark, kind_of, leave_mark, look_for_mark, moment_of, record
 from recovery.errors import Damaged, NotReachable, RecoveryError
+from recovery.examining import examine
 from recovery.logical import explain
 from recovery.models import ArchiveState, Backup
-from recovery.physical import wait_for_segment
-from recovery.pitr import Recovery, Target, plan_recovery
-from recovery.recover import Proof, examine, recovered
+from recovery.pitr import Recovery, plan_recovery
+from recovery.recover import recovered
 from recovery.server import Session, exclusive, home_server
-from recovery.wal import lsn_text, open_archive
+from recovery.target import Target
+from recovery.tidying import tidy
+from recovery.wal import open_archive
+from recovery.wal_waiting import wait_for_segment
 
 log = logging.getLogger(__name__)
-FULL, PITR = "full_restore", "pitr"
-
-
-@dataclass
-class Drill:
-    """What a drill found; no problems: the backup is proven. `rpo_seconds` is how much would have been lost had the
-    server died when the drill began; None where nothing is archived."""
-
-    backup: Backup
-    target: Target
-    proof: Proof = field(default_factory=Proof)
-    problems: list[str] = field(default_factory=list)
-    rpo_seconds: float | None = None
-    test_id: UUID | None = None
-
-    @property
-    def kind(self) -> str:
-        return kind_of(self.target)
-
-    def more(self) -> dict[str, Any]:
-        """Return figures of this kind of drill alone."""
-        return {}
 
 
 def run_drill(wanted: str = "", target: Target | None = None) -> Drill:
@@ -70,7 +49,7 @@ def run_drill(wanted: str = "", target: Target | None = None) -> Drill:
     target = target or Target()
     server = home_server()
     with exclusive(server) as session, scratch_folder() as folder:
-        catalogue.tidy()
+        tidy()
         rpo, test_id = measure_rpo(), leave_mark(kind_of(target), moment_of(target))
         if target.kind == "latest":
             archive_everything(session)
@@ -86,14 +65,6 @@ def run_drill(wanted: str = "", target: Target | None = None) -> Drill:
         settle(drill, plan.chain)
         record(drill, summarise(drill.problems))
     return drill
-
-
-def kind_of(target: Target) -> str:
-    return FULL if target.kind in ("latest", "end") else PITR
-
-
-def moment_of(target: Target) -> datetime | None:
-    return target.moment if target.kind == "time" else None
 
 
 def planned(target: Target, wanted: str, test_id: UUID | None) -> Recovery:
@@ -114,26 +85,6 @@ def carry_out(drill: Drill, plan: Recovery, folder: Path, database: str) -> None
 
 
 # -- the mark -----------------------------------------------------------------------------------------------
-def leave_mark(kind: str, moment: datetime | None) -> UUID | None:
-    """Add the drill's row, running; `moment` None: not to a time. None where our database is not there to write to."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT recovery.record_test_result(%s, now(), %s, 'running')",
-                [kind, moment],
-            )
-            return UUID(str(cursor.fetchone()[0]))
-    except (DatabaseError, InterfaceError) as error:
-        log.warning("the drill leaves no mark in the database: %s", str(error).strip())
-        return None
-
-
-def look_for_mark(session: Session, test_id: UUID) -> list[str]:
-    try:
-        row = session.execute("SELECT FROM recovery.test_results WHERE test_id = %s", [test_id]).fetchone()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-        row = None
-    return [] if row is not None else ["what was committed just before the drill is not in the restored copy"]
 
 
 def archive_everything(session: Session) -> None:
@@ -174,44 +125,6 @@ def settle(drill: Drill, chain: Iterable[Backup]) -> None:
         backup.verified_at = max(timezone.now(), backup.completed_at or backup.started_at)
         backup.row_counts = drill.proof.row_counts
         catalogue.save(backup)
-
-
-def record(drill: Drill, error: str) -> None:
-    """Complete the drill's row; the error goes to the backup's entry too, where that is not damaged already."""
-    if error and drill.backup.status != Status.DAMAGED:
-        drill.backup.error = f"could not be restored: {error}"
-        catalogue.save(drill.backup)
-    finish_mark(drill.test_id, error, drill)
-
-
-def finish_mark(test_id: UUID | None, error: str, drill: Drill | None = None) -> None:
-    """Complete the row of recovery.test_results. Without our database the result is only logged."""
-    is_looked_at = drill is not None and (not error or bool(drill.problems))
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE recovery.test_results SET test_completed_at = clock_timestamp(), test_status = %s,"
-                " data_verification_passed = %s, performance_metrics = %s, notes = %s, error_messages = %s,"
-                " backup_timestamp = COALESCE(%s, backup_timestamp) WHERE test_id = %s",
-                ["failed" if error else "passed", None if not is_looked_at else not error,
-                 json.dumps(figures(drill)), f"restore drill of backup {drill.backup.pk}" if drill else "no plan",
-                 [error] if error else None, drill.backup.started_at if drill else None, test_id],
-            )  # fmt: skip
-    except (DatabaseError, InterfaceError) as failed:
-        log.warning("the drill's result is not recorded: %s", str(failed).strip())
-
-
-def figures(drill: Drill | None) -> dict[str, Any]:
-    if drill is None:
-        return {}
-    proof = drill.proof
-    return {
-        **{f"{step}_seconds": seconds for step, seconds in proof.seconds.items()},
-        "rto_seconds": proof.rto_seconds, "rpo_seconds": drill.rpo_seconds, "backup_id": str(drill.backup.pk),
-        "target": str(drill.target), "reached_lsn": lsn_text(proof.reached_lsn), "why": proof.why,
-        "tables": len(proof.row_counts), "rows": sum(proof.row_counts.values()), "bytes": drill.backup.database_bytes,
-        **drill.more(),
-    }  # fmt: skip
 
 
 # -- the place ----------------------------------------------------------------------------------------------

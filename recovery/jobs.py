@@ -18,7 +18,6 @@ from recovery.logical import back_up
 from recovery.models import Backup
 from recovery.partial_drill import run_partial_drill
 from recovery.physical import back_up_server
-from recovery.pitr import Target
 from recovery.proving import prove, run_scheduled_drill
 from recovery.rekeying import rekey
 from recovery.restore_source import finished_cross
@@ -27,6 +26,7 @@ from recovery.source import open_source
 from recovery.staging import stage
 from recovery.stocktaking import repair_store
 from recovery.store_retention import spare, sweep
+from recovery.target import Target
 from recovery.upload import upload
 from recovery.verify import choose
 

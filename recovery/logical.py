@@ -22,6 +22,7 @@ from recovery.contents import QUERIES, Contents, list_tables, lock_tables, read_
 from recovery.errors import NoSpace
 from recovery.models import Backup
 from recovery.server import Server, Session, exclusive, home_server, require_database, server_version
+from recovery.tidying import tidy
 from recovery.tools import Tools, find_tools, run, running
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def back_up(jobs: int | None = None) -> Backup:
     with exclusive(server) as session:
         require_database(server, session)
         end_leftover_dumps(server, session)
-        backups = catalogue.tidy()
+        backups = tidy()
         tools = find_tools(session.info.server_version // 10000)
         backup = begin(server, session, tools)
         require_space(backup, [other for other in backups if other.kind == backup.kind])

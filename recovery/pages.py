@@ -15,9 +15,10 @@ from operators.audit import Actor
 from operators.confirm import ReasonForm
 from pg.errors import MisterSmithError
 from recovery.orders import ORDERS, STORE_ORDERS, order
-from recovery.pitr import Target, plan_recovery, steps_of
+from recovery.pitr import plan_recovery, steps_of
 from recovery.rekeying import current_key, plan_rekey
 from recovery.source import open_source
+from recovery.target import Target
 
 PLACE = "DIR"
 Orders = dict[str, tuple[str, Callable[[], Any]]]

@@ -11,9 +11,9 @@ from recovery.need import need_of_backup, need_of_server
 from recovery.noting import note
 from recovery.partial import apply_staged, compare_staged
 from recovery.partial_drill import PartialDrill
-from recovery.pitr import Target
 from recovery.scope import read_scope
 from recovery.staging import Staged, find_staged, home_session, list_staged, stage, unstage
+from recovery.target import Target
 
 
 def add_partial_verbs(command: OperatorCommand) -> None:

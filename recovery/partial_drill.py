@@ -11,7 +11,7 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from recovery import catalogue, manifest
 from recovery.contents import Contents
-from recovery.drill import leave_mark
+from recovery.drill_results import leave_mark
 from recovery.errors import UnknownBackup
 from recovery.logical import explain
 from recovery.models import Backup, TestResult

@@ -7,12 +7,9 @@ holds every segment up to its end; any other brings its WAL along, and restores 
 
 import json
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from django.conf import settings
 from django.utils import timezone
@@ -20,19 +17,22 @@ from django.utils import timezone
 from pg.errors import Refused
 from recovery import catalogue, manifest
 from recovery.catalogue import Status
+from recovery.chain import choose_parent, parent_of
 from recovery.contents import QUERIES
-from recovery.errors import Damaged, RecoveryError, UnknownBackup
+from recovery.errors import Damaged
 from recovery.logical import describe, failure_noted, publish, require_space
 from recovery.models import Backup
-from recovery.receiving import receives
 from recovery.server import Server, Session, exclusive, home_server, server_version
+from recovery.tidying import tidy
 from recovery.tools import Tools, find_tools, run
-from recovery.wal import Archive, Segment, open_archive, parse_lsn
+from recovery.wal import open_archive, parse_lsn
+from recovery.wal_waiting import (
+    archives_here,
+    wait_for_wal,
+)
 
 log = logging.getLogger(__name__)
 Kind = Backup.Kind
-ARCHIVE_WAIT_SECONDS = 120
-POLL_SECONDS = 0.1
 INCREMENTAL_SINCE = 17
 TAR_CHECK_SINCE = 18
 
@@ -62,7 +62,7 @@ def back_up_server(incremental: bool = False, options: Options | None = None) ->
     server = home_server()
     with exclusive(server) as session:
         end_leftover_copies(server, session)
-        backups = catalogue.tidy()
+        backups = tidy()
         tools = find_tools(session.info.server_version // 10000)
         require_able(session, tools, incremental)
         backup = begin(server, session, tools)
@@ -114,18 +114,6 @@ def begin(server: Server, session: Session, tools: Tools) -> Backup:
     )
 
 
-def choose_parent(backup: Backup, backups: list[Backup]) -> Backup:
-    """Return the newest base or incremental backup that this server's next one can build on. Raises UnknownBackup."""
-    for found in backups:
-        is_whole = found.status in (Status.COMPLETE, Status.VERIFIED) and catalogue.is_stored(found)
-        is_physical = found.kind in (Kind.BASE, Kind.INCREMENTAL)
-        if is_whole and is_physical and found.system_identifier == backup.system_identifier:
-            return found
-    raise UnknownBackup(
-        "there is no base backup of this server to build on", "make one: `manage.py backup base`"
-    )
-
-
 def make(backup: Backup, server: Server, session: Session, tools: Tools, options: Options) -> None:
     """Copy, check, wait for the WAL, write the manifest, move the folder to its place, save the entry as complete."""
     folder, archive = catalogue.partial_of(backup), open_archive()
@@ -143,16 +131,6 @@ def make(backup: Backup, server: Server, session: Session, tools: Tools, options
     publish(folder, catalogue.folder_of(backup))
     backup.status, backup.completed_at = Status.COMPLETE, completed_at
     catalogue.save(backup)
-
-
-def archives_here(session: Session, archive: Archive, backup: Backup) -> bool:
-    """Tell whether the server's WAL goes to our folder; where it does nowhere, or elsewhere, WAL comes along."""
-    is_owner = archive.system_identifier in ("", backup.system_identifier)
-    if is_owner and receives(session):
-        return True
-    command = session.execute("SELECT current_setting('archive_command', true)").fetchone()[0] or ""  # type: ignore[index]
-    mode = session.execute("SHOW archive_mode").fetchone()[0]  # type: ignore[index]
-    return bool(mode != "off" and is_owner and str(archive.place) in command)
 
 
 def copy_server(data: Path, backup: Backup, server: Server, tools: Tools, options: Options) -> None:
@@ -182,10 +160,6 @@ def end_leftover_copies(server: Server, session: Session) -> None:
     )
 
 
-def parent_of(backup: Backup) -> Backup:
-    return catalogue.find(str(backup.parent_id))[0]
-
-
 def read_range(backup: Backup, data: Path) -> None:
     """Fill in timeline and positions from pg_basebackup's manifest. Raises Damaged."""
     try:
@@ -205,43 +179,6 @@ def check_copy(data: Path, tools: Tools, is_tar: bool) -> None:
     run([tools.program("pg_verifybackup"), "--no-parse-wal", "--exit-on-error", str(data)], {"LC_ALL": "C"})
 
 
-def wait_for_wal(archive: Archive, backup: Backup) -> None:
-    """Return when the archive holds every segment that the backup needs. Raises RecoveryError after two minutes."""
-    wait_until_archived(lambda: missing_wal(archive, backup))
-
-
-def wait_for_segment(archive: Archive, name: str) -> None:
-    """Return when the archive holds segment `name`. Raises RecoveryError after two minutes."""
-    wait_until_archived(lambda: None if archive.path(name).exists() else name)
-
-
-def wait_until_archived(find_missing: Callable[[], str | None]) -> None:
-    deadline = time.monotonic() + ARCHIVE_WAIT_SECONDS
-    while missing := find_missing():
-        if time.monotonic() > deadline:
-            raise RecoveryError(
-                f"WAL segment {missing} was not archived within {ARCHIVE_WAIT_SECONDS} s",
-                "see pg_stat_archiver and the server's log for what archive_command says",
-            )
-        time.sleep(POLL_SECONDS)
-
-
-def missing_wal(archive: Archive, backup: Backup) -> str | None:
-    """Return the first segment of the backup's own range that is not archived, None where all are."""
-    if not archive.segment_bytes:
-        archive = open_archive()
-    if not archive.segment_bytes:
-        return "of its beginning"
-    first, last = (
-        (lsn or 0) // archive.segment_bytes for lsn in (backup.start_lsn, (backup.end_lsn or 1) - 1)
-    )
-    for number in range(first, last + 1):
-        name = Segment(backup.timeline or 1, number).name(archive.segment_bytes)
-        if not archive.path(name).exists():
-            return name
-    return None
-
-
 def describe_physical(backup: Backup, completed_at: Any, options: Options) -> dict[str, Any]:
     """Return the manifest's body: enough to restore from the folder alone."""
     return {
@@ -254,21 +191,6 @@ def describe_physical(backup: Backup, completed_at: Any, options: Options) -> di
         "has_wal": backup.has_wal,
         "compress": options.compress,
     }
-
-
-def chain_of(backup: Backup, backups: list[Backup]) -> list[Backup]:
-    """Return the backups that restoring this one needs, the base first. Raises Damaged where one is gone."""
-    by_id: dict[UUID, Backup] = {found.pk: found for found in backups}
-    chain = [backup]
-    while (parent_id := chain[0].parent_id) is not None:
-        parent = by_id.get(parent_id)
-        if parent is None or parent.status == Status.DAMAGED or not catalogue.is_stored(parent):
-            raise Damaged(
-                f"backup {backup.pk} builds on {parent_id}, which is {'damaged' if parent else 'gone'}",
-                "choose another one: `manage.py backup list`",
-            )
-        chain.insert(0, parent)
-    return chain
 
 
 def may_copy() -> str:

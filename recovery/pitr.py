@@ -6,48 +6,24 @@ and a target before the backup's end for reached. So every plan names a position
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Literal
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError
-from django.utils import timezone
 
 from recovery import catalogue
 from recovery.catalogue import Status
+from recovery.chain import chain_of
 from recovery.errors import Damaged, NotReachable, UnknownBackup
-from recovery.models import Backup, RestorePoint
-from recovery.physical import chain_of
+from recovery.models import Backup
+from recovery.reaching import (
+    FINDERS,
+    Way,
+)
+from recovery.target import Target
 from recovery.tools import Tools, find_tools
-from recovery.wal import Archive, Histories, Segment, lsn_text, needed_segments, open_archive, parse_lsn
-from recovery.waldump import find_commit, last_record, newest_commit, scan_commits
+from recovery.wal import Archive, Histories, Segment, needed_segments, open_archive
 
 PHYSICAL = (Backup.Kind.BASE, Backup.Kind.INCREMENTAL)
 CHOOSE = "choose another target or backup: `manage.py backup list`, `manage.py backup wal`"
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where to stop: `end` is the backup's own. `value`: "" for latest and end; a position, name or transaction id;
-    ISO time with zone. `timeline` None: the newest one that goes on from the backup."""
-
-    kind: Literal["latest", "end", "time", "lsn", "name", "xid"] = "latest"
-    value: str = ""
-    timeline: int | None = None
-
-    @property
-    def moment(self) -> datetime:
-        """The time of a time target. Raises NotReachable for what is none."""
-        try:
-            moment = datetime.fromisoformat(self.value)
-        except ValueError as error:
-            raise NotReachable(f"{self.value}: not a time", "write 2026-11-23T10:30:00+00:00") from error
-        if moment.tzinfo is None:
-            raise NotReachable(f"{self.value}: which time zone?", f"write {self.value}+00:00 for UTC")
-        return moment
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.value}".strip()
 
 
 @dataclass(frozen=True)
@@ -185,129 +161,6 @@ def from_itself(chain: list[Backup], target: Target, archive: Archive, tools: To
     return Recovery(
         chain, target, backup.timeline or 1, [], settings, backup.end_lsn, archive, tools, warnings
     )
-
-
-# -- targets ------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Way:
-    """What can be replayed from a backup: `covered` without a gap, then `missing` ones."""
-
-    backup: Backup
-    archive: Archive
-    tools: Tools
-    covered: Sequence[Segment]
-    missing: Sequence[Segment]
-
-    def name(self, segment: Segment) -> str:
-        return segment.name(self.archive.segment_bytes)
-
-    @property
-    def gap(self) -> str:
-        return f"; WAL segment {self.name(self.missing[0])} is missing" if self.missing else ""
-
-    def last_lsn(self) -> int:
-        """Return where the last whole record begins. Raises NotReachable when there is none after the backup's end."""
-        for segment in reversed(self.covered):
-            name = self.name(segment)
-            if (found := last_record(self.tools, name, self.archive.read(name))) is not None:
-                return found
-        raise NotReachable("nothing is archived yet")
-
-
-Found = tuple[dict[str, str], int | None]
-
-
-def find_latest(way: Way, target: Target) -> Found:
-    """The end of the archive, as a position: without one a gap would look like the end."""
-    if way.missing:
-        raise NotReachable(
-            f"WAL segment {way.name(way.missing[0])} is missing: what came after it is lost",
-            f"take what there is before it, if you must: --lsn {lsn_text(way.last_lsn())}",
-        )
-    lsn = way.last_lsn()
-    return {"recovery_target_lsn": lsn_text(lsn)}, lsn
-
-
-def find_end(way: Way, target: Target) -> Found:
-    return {"recovery_target": "immediate"}, None
-
-
-def find_time(way: Way, target: Target) -> Found:
-    moment, ended_at = target.moment, way.backup.completed_at or timezone.now()
-    if moment > timezone.now():
-        raise NotReachable("the target is in the future")
-    if moment < ended_at:
-        raise NotReachable(f"it ended later, at {ended_at.isoformat()}")
-    newest = newest_commit(way.tools, way.archive, way.covered)
-    if newest is None or newest <= moment:  # the replay stops at the first commit after the target
-        until = newest.isoformat() if newest else "none"
-        raise NotReachable(f"the newest commit that is archived is of {until}{way.gap}")
-    return {"recovery_target_time": moment.isoformat()}, None
-
-
-def find_lsn(way: Way, target: Target) -> Found:
-    try:
-        lsn = parse_lsn(target.value)
-    except ValueError as error:
-        raise NotReachable(f"{target.value}: not a position in WAL", "write 0/3000028") from error
-    return {"recovery_target_lsn": lsn_text(lsn)}, require_between(way, lsn)
-
-
-def require_between(way: Way, lsn: int) -> int:
-    """Return a position that lies after the backup's end, and before the last archived record's end."""
-    if lsn < (way.backup.end_lsn or 0):
-        raise NotReachable(f"it ended later, at {lsn_text(way.backup.end_lsn or 0)}")
-    if lsn > (last := way.last_lsn()):
-        raise NotReachable(f"WAL is archived up to {lsn_text(last)}{way.gap}")
-    return lsn
-
-
-def find_name(way: Way, target: Target) -> Found:
-    """The replay stops at the first point of this name, so there may be one only."""
-    found = [lsn for lsn in known_points(way, target.value) if lsn >= (way.backup.start_lsn or 0)]
-    if not found:
-        raise NotReachable(f"no restore point {target.value!r} is archived{way.gap}")
-    if len(found) > 1:
-        places = ", ".join(lsn_text(lsn) for lsn in found)
-        raise NotReachable(
-            f"restore point {target.value!r} was made {len(found)} times: {places}", "give one as --lsn"
-        )
-    return {"recovery_target_name": target.value}, require_between(way, found[0])
-
-
-def known_points(way: Way, name: str) -> list[int]:
-    """Return where restore points of this name lie in the covered segments: from the table, else from all of them."""
-    covered = {way.name(segment): segment for segment in way.covered}
-    try:
-        rows = RestorePoint.objects.filter(name=name, segment__in=covered).order_by("lsn")
-        if found := [row.lsn for row in rows]:
-            return found
-    except (DatabaseError, InterfaceError):
-        pass
-    scans = (scan_commits(way.tools, segment, way.archive.read(segment)) for segment in covered)
-    return [lsn for scan in scans for point, lsn in scan.points if point == name]
-
-
-def find_xid(way: Way, target: Target) -> Found:
-    if not target.value.isdigit():
-        raise NotReachable(f"{target.value}: not a transaction id")
-    for segment in reversed(way.covered):
-        name = way.name(segment)
-        lsn = find_commit(way.tools, name, way.archive.read(name), int(target.value) % (1 << 32))
-        if lsn is not None:
-            xid = str(int(target.value) % (1 << 32))
-            return {"recovery_target_xid": xid}, require_between(way, lsn)
-    raise NotReachable(f"no commit of transaction {target.value} is archived{way.gap}")
-
-
-FINDERS = {
-    "latest": find_latest,
-    "end": find_end,
-    "time": find_time,
-    "lsn": find_lsn,
-    "name": find_name,
-    "xid": find_xid,
-}
 
 
 # -- in words -----------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ from django.utils import timezone
 
 from recovery import catalogue
 from recovery.cross_drill import run_cross_drill
-from recovery.drill import Drill, random_moment, run_drill
+from recovery.drill import random_moment, run_drill
+from recovery.drill_results import Drill
 from recovery.errors import NotReachable
 from recovery.models import ArchiveState, Backup
-from recovery.pitr import PHYSICAL, Target, usable
+from recovery.pitr import PHYSICAL, usable
+from recovery.target import Target
 from recovery.verify import Verdict, choose, verify
 
 

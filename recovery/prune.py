@@ -14,6 +14,7 @@ from recovery.retention import Candidate, Step, plan_retention
 from recovery.retention_physical import Physical, Policy, Retention, plan_physical, plan_wal
 from recovery.server import exclusive, home_server, require_database
 from recovery.store_retention import doom_unknown, doom_wal, stored_segments
+from recovery.tidying import tidy
 from recovery.wal import Segment, lsn_text, open_archive
 
 IN_USE = "somebody restores from it now"
@@ -38,7 +39,7 @@ def prune(now: datetime, force: bool = False) -> list[Step]:
     server = home_server()
     with exclusive(server) as session:
         require_database(server, session)
-        backups = {backup.pk: backup for backup in catalogue.tidy()}
+        backups = {backup.pk: backup for backup in tidy()}
         steps, in_use = [], set()
         plan = plan_for(list(backups.values()), now)
         if not force:

@@ -1,15 +1,10 @@
 """Carry a recovery plan out: copy, replay, wait for the real end, prove it; then keep the data directory or not."""
 
 import json
-import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from django.utils import timezone
@@ -18,53 +13,18 @@ from pg import account
 from pg.errors import Refused
 from recovery import catalogue, manifest
 from recovery.archiving import find_interpreter, restore_command
-from recovery.cluster import (
-    Cluster,
-    ask_for_archiving,
-    end_of_recovery,
-    give_to_server,
-    materialise,
-    runnable,
-)
-from recovery.contents import list_tables, summarise
-from recovery.errors import Damaged, NoSpace, RestoreFailed, TargetInUse, ToolFailed
+from recovery.cluster import Cluster, ask_for_archiving, end_of_recovery
+from recovery.contents import summarise
+from recovery.errors import Damaged, NoSpace, RestoreFailed, TargetInUse
+from recovery.examining import examine
+from recovery.materialising import give_to_server, materialise, runnable
 from recovery.pitr import Recovery
-from recovery.server import Server, home_server
-from recovery.tools import run
+from recovery.proof import Proof
+from recovery.server import home_server
 from recovery.wal import lsn_text
 from recovery.wal_archive import __file__ as ARCHIVE_PROGRAM
 
 REPLAY_SECONDS = 6 * 3600
-AMCHECK = "amcheck"
-FOUND_DAMAGE = 2  # pg_amcheck ends so; with 1 it could not look
-
-
-@dataclass
-class Proof:
-    """What a restore reached, and what is wrong with it (no problems: nothing); `notes` say what was not looked at.
-    `why` is PostgreSQL's own reason for stopping. `last_commit_at` None: nothing was replayed after the backup's end.
-    """
-
-    timeline: int = 0
-    reached_lsn: int = 0
-    why: str = ""
-    last_commit_at: datetime | None = None
-    row_counts: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def rto_seconds(self) -> float:
-        """From the decision to a server that takes work: everything but the checks."""
-        return round(sum(self.seconds.get(step, 0) for step in ("files", "copy", "replay", "jetstream")), 3)
-
-    def time(self, step: str, work: Callable[[], Any]) -> Any:
-        began = time.monotonic()
-        try:
-            return work()
-        finally:
-            self.seconds[step] = round(time.monotonic() - began, 3)
 
 
 def recover(plan: Recovery, directory: Path, replace: bool = False) -> Proof:
@@ -208,64 +168,3 @@ def read_end(plan: Recovery, cluster: Cluster, proof: Proof) -> None:
         raise RestoreFailed(
             f"replayed a commit of {proof.last_commit_at}, the target was {plan.target.moment}"
         )
-
-
-# -- checks -------------------------------------------------------------------------------------------------
-def examine(cluster: Cluster, database: str, proof: Proof) -> None:
-    """Check every table and index for damage (pg_amcheck), our own rules, and count all rows."""
-    if has_amcheck(cluster.server, database):
-        proof.problems += check_pages(cluster, database)
-    else:
-        proof.notes.append(
-            "tables and indexes were not looked at: this PostgreSQL comes without the extension amcheck"
-        )
-    with cluster.server.connect(database) as session:
-        for ref in list_tables(session):
-            if ref.leaf_quoted is not None:
-                count = session.execute(f"SELECT count(*) FROM ONLY {ref.leaf_quoted}").fetchone()[0]  # type: ignore[index]
-                proof.row_counts[ref.table] = proof.row_counts.get(ref.table, 0) + count
-    proof.problems += check_rules(cluster.server, database)
-
-
-def has_amcheck(server: Server, database: str) -> bool:
-    """Tell whether the server's contrib modules are installed; some packages come without."""
-    with server.connect(database) as session:
-        row = session.execute("SELECT FROM pg_available_extensions WHERE name = %s", [AMCHECK]).fetchone()
-    return row is not None
-
-
-def check_pages(cluster: Cluster, database: str) -> list[str]:
-    """Run pg_amcheck; its extension is put there for that and taken away again."""
-    with cluster.server.connect(database) as session:
-        had = session.execute("SELECT FROM pg_extension WHERE extname = %s", [AMCHECK]).fetchone() is not None
-        if not had:
-            session.execute("CREATE EXTENSION amcheck SCHEMA pg_catalog")
-        given = cluster.server.parameters
-        argv = [
-            cluster.tools.program("pg_amcheck"), "--no-password", "--heapallindexed", f"--host={given['host']}",
-            f"--port={given['port']}", f"--username={given['user']}", database,
-        ]  # fmt: skip
-        try:
-            run(argv, {**os.environ, "LC_ALL": "C"})
-        except ToolFailed as error:
-            if error.code != FOUND_DAMAGE:
-                raise
-            return [f"pg_amcheck: {error.words.strip()[:500]}"]
-        finally:
-            if not had:
-                session.execute("DROP EXTENSION amcheck")
-    return []
-
-
-def check_rules(server: Server, database: str) -> list[str]:
-    """Return what recovery.verify_data_consistency finds; a database without our schema has nothing to break."""
-    with server.connect(database) as session:
-        session.execute("SET search_path = public")
-        try:
-            rows = session.execute(
-                "SELECT table_name, issues_found FROM recovery.verify_data_consistency()"
-                " WHERE consistency_check = 'ISSUES_FOUND'"
-            ).fetchall()
-        except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
-            return []
-    return [f"{table}: {issue}" for table, issues in rows for issue in issues]

@@ -14,6 +14,7 @@ from recovery.errors import Busy, Damaged, TargetInUse
 from recovery.logical import default_jobs
 from recovery.models import Backup
 from recovery.server import Server, Session, exclusive, home_server
+from recovery.tidying import tidy
 from recovery.tools import Tools, find_tools_to_load
 from recovery.verify import compare_database, require_roles
 
@@ -115,7 +116,7 @@ def restore(plan: Plan) -> list[str]:
 def catch_up(server: Server) -> None:
     """Bring the restored catalogue, which ends at its own backup, in step with what lies beside the data."""
     with suppress(Busy), exclusive(server):
-        catalogue.tidy()
+        tidy()
 
 
 def require_whole(plan: Plan) -> None:

@@ -14,9 +14,11 @@ from recovery.fetch_plan import Plan
 from recovery.models import Backup
 from recovery.need import need_of_backup, need_of_cross, need_of_server
 from recovery.noting import note
-from recovery.pitr import Target, plan_recovery, room_of, steps_of
-from recovery.recover import Proof, recover, require_free
+from recovery.pitr import plan_recovery, room_of, steps_of
+from recovery.proof import Proof
+from recovery.recover import recover, require_free
 from recovery.restore import plan_restore, restore
+from recovery.target import Target
 from recovery.wal import lsn_text
 
 TARGETS = ("time", "lsn", "name", "xid")

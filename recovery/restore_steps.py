@@ -1,8 +1,8 @@
 """A plan of restoring JetStream, in words."""
 
+from recovery.bringing_streams import Plan
 from recovery.keeping import How, Keeping, keepings
 from recovery.replay import shared_buckets
-from recovery.restore_jetstream import Plan
 from recovery.restore_source import Source
 
 

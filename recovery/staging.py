@@ -5,33 +5,26 @@ server is brought to the moment. Neither touches today's tables.
 """
 
 import json
-import re
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from django.utils import timezone
 from psycopg import sql
 
 from pg.errors import Refused
-from recovery import catalogue, manifest
-from recovery.archive import APPLICATION, drop_leftovers, scratch_database
-from recovery.contents import summarise
 from recovery.drill import scratch_folder
-from recovery.errors import Damaged
-from recovery.logical import default_jobs
+from recovery.loading import loaded
 from recovery.models import Backup
-from recovery.pitr import Target, plan_recovery
+from recovery.pitr import plan_recovery
 from recovery.recover import recovered
 from recovery.scope import Scope, Table, read_scope, tables_of
 from recovery.server import Server, Session, exclusive, home_server, require_database
-from recovery.tools import find_tools, run
-from recovery.verify import choose, require_roles
+from recovery.target import Target
+from recovery.tidying import tidy
+from recovery.verify import choose
 
 PREFIX = "staged_"
 BEFORE = "before."  # what an application replaced
@@ -58,7 +51,7 @@ def stage(scope: Scope, wanted: str = "", target: Target | None = None) -> Stage
     server = home_server()
     with exclusive(server) as session:
         require_database(server, session)
-        catalogue.tidy()
+        tidy()
         tables = tables_of(session, scope)
         with source_of(server, session, tables, wanted, target) as (source, backup, moment):
             return copy_over(session, source, scope, tables, backup, moment)
@@ -87,71 +80,6 @@ def source_of(
             plan.backup,
             f"{plan.target}, last commit {proof.last_commit_at or 'that of the backup'}",
         )
-
-
-@contextmanager
-def loaded(server: Server, session: Session, backup: Backup, tables: list[Table]) -> Iterator[Session]:
-    """Load the tables' data of a logical backup into a scratch database, and give a session on it."""
-    folder = catalogue.folder_of(backup)
-    if problems := manifest.check_files(folder, backup.manifest_sha256):
-        raise Damaged(f"backup {backup.pk}: {summarise(problems[:5])}", "choose another one")
-    body = manifest.read_manifest(folder)
-    require_roles(session, body["database"])
-    drop_leftovers(server, session)
-    with scratch_database(server, session, backup, body["database"]) as name:
-        load_section(folder, server, name, "pre-data")
-        with server.connect(name) as inside:
-            leaves = leaves_of(inside, tables)
-            with tempfile.NamedTemporaryFile("w", suffix=".list") as chosen:
-                chosen.write(entries_of(folder, server, leaves))
-                chosen.flush()
-                load_section(folder, server, name, "data", f"--use-list={chosen.name}")
-            yield inside
-
-
-def load_section(folder: Path, server: Server, database: str, section: str, *more: str) -> None:
-    with server.connect_anywhere() as session:
-        tools = find_tools(session.info.server_version // 10000)
-    argv = [
-        tools.program("pg_restore"), "--format=directory", f"--jobs={default_jobs()}", "--no-password",
-        f"--section={section}", f"--dbname={server.conninfo(database)}", *more, str(folder / "dump"),
-    ]  # fmt: skip
-    run(argv, server.environment(APPLICATION))
-
-
-def leaves_of(session: Session, tables: list[Table]) -> set[tuple[str, str]]:
-    """Return schema and name of every relation that holds the tables' rows. Raises Refused for one that is missing."""
-    found: set[tuple[str, str]] = set()
-    for table in tables:
-        rows = session.execute(
-            "SELECT n.nspname, c.relname FROM pg_partition_tree(to_regclass(%s)) t"
-            " JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.isleaf"
-            " UNION SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE c.oid = to_regclass(%s)",
-            [table.name, table.name],
-        ).fetchall()
-        if not rows:
-            raise Refused(f"the backup has no table {table.name}", "choose another backup")
-        found |= set(rows)
-    return found
-
-
-def entries_of(folder: Path, server: Server, leaves: set[tuple[str, str]]) -> str:
-    """Return the dump's table of contents with the data of these relations alone."""
-    with server.connect_anywhere() as session:
-        tools = find_tools(session.info.server_version // 10000)
-    argv = [tools.program("pg_restore"), "--list", str(folder / "dump")]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    lines = (line for line in done.stdout.splitlines() if is_of(line, leaves))
-    return "\n".join(lines) + "\n"
-
-
-ENTRY = re.compile(r"^\d+; \d+ \d+ TABLE DATA (\S+) (.+) (\S+)$")
-
-
-def is_of(line: str, leaves: set[tuple[str, str]]) -> bool:
-    match = ENTRY.match(line)
-    return bool(match and (match[1], match[2]) in leaves)
 
 
 # -- into the staging tables --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 from django.core.exceptions import ValidationError
 
 from recovery import catalogue, packing
+from recovery.entries import from_json
 from recovery.errors import Damaged, NoKey
 from recovery.models import Backup
 from recovery.source import Source, inbox
@@ -49,7 +50,7 @@ def read_one(source: Source, key: str, place: Path) -> Found:
     source.get(key, place / "index")
     index = packing.read_index(place / "index")
     try:
-        backup = catalogue.from_json(index.entry)
+        backup = from_json(index.entry)
     except (ValueError, ValidationError) as error:
         raise Damaged(f"{key}: no catalogue entry: {error}") from error
     if key != f"{backup.location}/{packing.INDEX}":

@@ -14,6 +14,7 @@ from partitions.locks import session_lock
 from pg.errors import MisterSmithError
 from recovery import catalogue, packing, wal_archive
 from recovery.adoption import adopt_backup
+from recovery.entries import to_json
 from recovery.errors import Busy, Damaged, UnknownBackup
 from recovery.manifest import sha256_of
 from recovery.models import Backup, Upload
@@ -145,7 +146,7 @@ def send_index(run: Run, row: Upload, backup: Backup, rows: list[Upload], place:
         for found in sorted(rows, key=lambda found: found.key)
         if found is not row
     ]
-    packing.write_index(place / "index", catalogue.to_json(backup), catalogue.folder_of(backup), parts)
+    packing.write_index(place / "index", to_json(backup), catalogue.folder_of(backup), parts)
     put(run, row, place / "index", sha256_of(place / "index"), place)
 
 

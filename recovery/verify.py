@@ -27,6 +27,7 @@ from recovery.contents import (
 from recovery.logical import default_jobs, explain
 from recovery.models import Backup
 from recovery.server import Server, Session, exclusive, home_server
+from recovery.tidying import tidy
 from recovery.tools import find_tools_to_load
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def verify(wanted: str = "") -> Verdict:
     """
     server = home_server()
     with exclusive(server) as session:
-        catalogue.tidy()
+        tidy()
         drop_leftovers(server, session)
         backup = choose(wanted, (Backup.Kind.LOGICAL,))
         began, verdict = timezone.now(), Verdict(backup)

@@ -339,7 +339,8 @@ def lost(world, make_home):
     ],
 )
 def test_a_restore_of_jetstream_killed_at_any_step_is_done_anew(lost, faults, tmp_path, name, when):
-    done = run_and_die(lost, "recovery.restore_jetstream", name, when, RESTORE.format(place=str(tmp_path)))
+    module = "recovery.bringing_streams" if name == "cut" else "recovery.restore_jetstream"
+    done = run_and_die(lost, module, name, when, RESTORE.format(place=str(tmp_path)))
     assert done.returncode == -9, done.stderr
     faults.happened(f"restore killed {when} {name}")
     is_over = (name, when) == ("release", "after")

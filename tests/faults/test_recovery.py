@@ -18,8 +18,9 @@ from recovery.continuity import look_at_archive
 from recovery.errors import Busy, Damaged, NotReachable
 from recovery.models import Backup
 from recovery.physical import back_up_server
-from recovery.pitr import Target, plan_recovery
+from recovery.pitr import plan_recovery
 from recovery.server import exclusive
+from recovery.target import Target
 from tests.recovery.conftest import ROOT, backup_dir, eventually
 from tests.recovery.story import SMALL, live, place, story, told
 

@@ -18,9 +18,10 @@ from psycopg import sql
 
 from cockpit.servers import Running
 from pg import account
-from recovery import archiving, catalogue, drill, physical, prune, recover
+from recovery import archiving, drill, physical, prune, recover
 from recovery.models import Backup
 from recovery.server import Server
+from recovery.tidying import tidy
 from recovery.wal import Segment, open_archive, parse_lsn
 from tests.versions import FAST, PROGRAMS, asked_major, make_server
 
@@ -171,7 +172,7 @@ def story(told: Story, backup_dir: Path, monkeypatch: pytest.MonkeyPatch, db: No
     """A copy of the history in this test's backup folder; its server goes on archiving into the original's."""
     subprocess.run(["cp", "-a", "--reflink=auto", frozen_of(told.root), backup_dir], check=True)
     use_server(monkeypatch, told)
-    catalogue.tidy()
+    tidy()
     return Story(told.running, backup_dir, dict(told.moments), dict(told.backups))
 
 

@@ -8,7 +8,7 @@ from django.db import connection
 from django.utils import timezone
 
 from monitoring.registry import Check, run_check
-from recovery import checks
+from recovery import checks, figures
 from recovery.continuity import look_at_archive
 from recovery.models import ArchiveState, RestorePoint, WalSegment
 from recovery.wal import open_archive
@@ -187,12 +187,12 @@ def test_doctor_tells_of_gaps_and_of_a_job_that_does_not_run(story):
 
 
 def test_figures_are_there(story):
-    assert list(checks.read_rpo_seconds()) == []
+    assert list(figures.read_rpo_seconds()) == []
     look_at_archive()
-    [(_, seconds)] = checks.read_rpo_seconds()
+    [(_, seconds)] = figures.read_rpo_seconds()
     assert seconds > 0
-    assert list(checks.read_gaps()) == [({}, 0)]
-    assert next(checks.read_failures())[1] >= 0
+    assert list(figures.read_gaps()) == [({}, 0)]
+    assert next(figures.read_failures())[1] >= 0
     assert open_archive().segment_bytes == 16 << 20
 
 

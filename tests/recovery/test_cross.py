@@ -18,6 +18,7 @@ from bridge.session import execute, open_session
 from operators.models import AuditEntry
 from pg.errors import Refused, Unreachable
 from recovery import catalogue, cross, cross_checks, cross_drill, manifest, moment, need, prune
+from recovery.chain import choose_parent
 from recovery.cross import back_up_cross, point_of
 from recovery.cross_drill import run_cross_drill
 from recovery.cross_manifest import read_stored
@@ -28,7 +29,6 @@ from recovery.growing import prove_all
 from recovery.keeping import How, keepings
 from recovery.models import Backup, TestResult
 from recovery.need import need_of_cross, need_of_jetstream
-from recovery.physical import choose_parent
 from recovery.restore_jetstream import plan_jetstream, restoring_session
 from recovery.server import home_server
 from recovery.upload import upload

@@ -5,12 +5,12 @@ import json
 import pytest
 from django.core.management import call_command
 
-from recovery import catalogue, checks, drill, proving, recover
+from recovery import catalogue, checks, drill, examining, figures, proving
 from recovery.drill import run_drill
 from recovery.errors import NotReachable
+from recovery.examining import has_amcheck
 from recovery.models import Backup, TestResult
-from recovery.pitr import Target
-from recovery.recover import has_amcheck
+from recovery.target import Target
 from tests.recovery.story import HAS_INCREMENTAL
 
 
@@ -68,7 +68,7 @@ def test_a_damaged_page_is_found_and_the_backup_called_damaged(story, backup_dir
 
 def test_what_cannot_be_looked_at_is_said(story, monkeypatch, capsys):
     """Some packages of PostgreSQL come without amcheck: the drill goes on, and tells that it saw less."""
-    monkeypatch.setattr(recover, "has_amcheck", lambda *_: False)
+    monkeypatch.setattr(examining, "has_amcheck", lambda *_: False)
     call_command("backup", "drill", str(story.backups["base"].pk), "--end", "--json")
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"]
@@ -121,7 +121,7 @@ def test_doctor_says_when_a_restore_was_last_proven_and_how_long_it_took(story):
     [found] = checks.look_at_drill()
     assert found.ok
     assert found.detail.startswith("last drilled 0 min ago: proven, ")
-    assert len(list(checks.read_rto())) == len(list(checks.read_drill_age())) == 1
+    assert len(list(figures.read_rto())) == len(list(figures.read_drill_age())) == 1
 
 
 @pytest.mark.parametrize("day", range(2))

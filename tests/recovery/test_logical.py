@@ -14,10 +14,12 @@ import pytest
 from django.db import connection
 
 from recovery import catalogue, logical
+from recovery.entries import from_json, to_json
 from recovery.errors import Busy, NoSpace, RecoveryError, ToolFailed, UnfitTools
 from recovery.logical import APPLICATION, back_up, expected_bytes
 from recovery.models import Backup
 from recovery.server import exclusive, home_server
+from recovery.tidying import tidy
 from recovery.verify import verify
 from tests.recovery.conftest import begin, environment_of, eventually, manage
 from tests.recovery.test_verify import is_lock_free
@@ -97,8 +99,8 @@ def test_the_entry_is_the_same_in_both_places(backup_dir):
     backup = back_up()
     row = Backup.objects.get(pk=backup.pk)
     beside = json.loads(catalogue.entry_of(backup.pk).read_text())
-    assert beside == catalogue.to_json(row)
-    assert catalogue.from_json(beside).updated_at == row.updated_at
+    assert beside == to_json(row)
+    assert from_json(beside).updated_at == row.updated_at
     assert row.status == "complete"
     assert row.completed_at >= row.started_at
 
@@ -250,7 +252,7 @@ def test_a_run_killed_after_the_folder_got_its_name_is_complete(backup_dir):
     lost = Backup.objects.get(pk=backup.pk)
     lost.status, lost.completed_at, lost.manifest_sha256, lost.size_bytes = "running", None, None, None
     catalogue.save(lost)
-    catalogue.tidy()
+    tidy()
     found = Backup.objects.get(pk=backup.pk)
     assert (found.status, found.manifest_sha256, found.size_bytes) == (
         "complete",
@@ -262,7 +264,7 @@ def test_a_run_killed_after_the_folder_got_its_name_is_complete(backup_dir):
 
 @pytest.mark.parametrize("lost", ["row", "entry", "both", "unreadable entry"])
 def test_what_one_place_lost_comes_back_from_the_other(backup_dir, lost, copy):
-    catalogue.tidy()
+    tidy()
     entry = catalogue.entry_of(copy.pk)
     if lost in ("row", "both"):
         Backup.objects.all().delete()
@@ -270,26 +272,26 @@ def test_what_one_place_lost_comes_back_from_the_other(backup_dir, lost, copy):
         entry.unlink()
     if lost == "unreadable entry":
         entry.write_text("{")
-    catalogue.tidy()
+    tidy()
     assert Backup.objects.get().status == "complete"
     assert json.loads(entry.read_text())["status"] == "complete"
 
 
 def test_the_newer_entry_is_right(copy):
-    catalogue.tidy()
+    tidy()
     Backup.objects.update(is_pinned=True, updated_at=datetime.now(UTC) + timedelta(minutes=1))
     assert catalogue.find(str(copy.pk))[0].is_pinned
-    catalogue.tidy()
+    tidy()
     assert json.loads(catalogue.entry_of(copy.pk).read_text())["is_pinned"] is True
     Backup.objects.update(is_pinned=False, updated_at=datetime.now(UTC) - timedelta(days=9))
-    catalogue.tidy()
+    tidy()
     assert Backup.objects.get().is_pinned
 
 
 def test_a_removal_that_was_killed_is_ended(copy, folder):
-    catalogue.tidy()
+    tidy()
     folder.rename(catalogue.trash_of(copy))
-    assert catalogue.tidy() == []
+    assert tidy() == []
     assert not Backup.objects.exists()
     assert not catalogue.trash_of(copy).exists()
     assert not catalogue.entry_of(copy.pk).exists()

@@ -13,8 +13,9 @@ from recovery.errors import NotReachable, UnknownBackup
 from recovery.models import Backup, RestorePoint
 from recovery.need import need_of_backup, need_of_server
 from recovery.partial_command import need_of_stage
-from recovery.pitr import Target, plan_recovery
+from recovery.pitr import plan_recovery
 from recovery.stores.local import LocalStore
+from recovery.target import Target
 from recovery.upload import upload
 from recovery.wal import open_archive, parse_lsn
 from tests.recovery.stores import use_folder

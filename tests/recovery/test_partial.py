@@ -18,9 +18,9 @@ from recovery.logical import back_up
 from recovery.models import TestResult
 from recovery.partial import apply_staged, compare_staged
 from recovery.partial_drill import run_partial_drill
-from recovery.pitr import Target
 from recovery.scope import in_order, read_scope
 from recovery.staging import find_staged, home_session, list_staged, stage
+from recovery.target import Target
 from tests.marks import LATER
 from tests.recovery.conftest import scratch_databases
 

@@ -6,13 +6,17 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from pg.errors import Refused
-from recovery import catalogue, manifest, physical
+from recovery import catalogue, manifest, physical, wal_waiting
+from recovery.chain import chain_of
+from recovery.entries import from_json
 from recovery.errors import NoSpace, ToolFailed, UnknownBackup
 from recovery.models import Backup
-from recovery.physical import Options, back_up_server, chain_of
-from recovery.pitr import Target, plan_recovery
+from recovery.physical import Options, back_up_server
+from recovery.pitr import plan_recovery
 from recovery.server import exclusive
+from recovery.target import Target
 from recovery.tools import Tools
+from recovery.wal import open_archive
 from tests.recovery.story import MAJOR, needs_incremental
 
 
@@ -25,13 +29,11 @@ def test_a_base_backup_is_whole_checked_and_in_both_catalogues(live):
     assert {file["Checksum-Algorithm"] for file in body["Files"]} == {"CRC32C"}
     assert backup.end_lsn > backup.start_lsn
     assert not backup.has_wal
-    assert catalogue.from_json(json.loads(catalogue.entry_of(backup.pk).read_text())) == Backup.objects.get(
+    assert from_json(json.loads(catalogue.entry_of(backup.pk).read_text())) == Backup.objects.get(
         pk=backup.pk
     )
     assert catalogue.read_finished(backup.location).parent_id is None
-    assert physical.missing_wal(physical.open_archive(), backup) is None, (
-        "complete only with its WAL archived"
-    )
+    assert wal_waiting.missing_wal(open_archive(), backup) is None, "complete only with its WAL archived"
 
 
 @needs_incremental
@@ -167,7 +169,7 @@ def test_wal_that_is_never_archived_fails_the_backup(live, monkeypatch):
         session.execute("ALTER SYSTEM SET archive_command = '/bin/false'")
         session.execute("SELECT pg_reload_conf()")
     monkeypatch.setattr(physical, "archives_here", lambda *_: True)
-    monkeypatch.setattr(physical, "ARCHIVE_WAIT_SECONDS", 0)
+    monkeypatch.setattr(wal_waiting, "ARCHIVE_WAIT_SECONDS", 0)
     monkeypatch.setattr(physical, "copy_server", copy_without_waiting)
     with pytest.raises(Exception, match="was not archived within"):
         back_up_server()

@@ -6,8 +6,9 @@ from django.core.management import CommandError, call_command
 from recovery import catalogue, pitr, wal_archive
 from recovery.errors import Damaged, NotReachable, RestoreFailed, TargetInUse
 from recovery.models import Backup
-from recovery.pitr import Target, plan_recovery
+from recovery.pitr import plan_recovery
 from recovery.recover import recover
+from recovery.target import Target
 from recovery.wal import Histories, Span, lsn_text, parse_lsn
 from tests.recovery.story import HAS_INCREMENTAL, MAJOR, needs_incremental
 

@@ -9,10 +9,11 @@ import pytest
 from monitoring.models import AlarmRule
 from pg.errors import Refused
 from recovery import catalogue, receiving
-from recovery.checks import read_slot_lag
 from recovery.errors import RecoveryError
+from recovery.figures import read_slot_lag
 from recovery.physical import back_up_server
-from recovery.pitr import Target, plan_recovery
+from recovery.pitr import plan_recovery
+from recovery.target import Target
 from recovery.wal import open_archive
 from tests.recovery.conftest import eventually
 

@@ -19,13 +19,14 @@ from recovery import catalogue, fetch, packing, prune, sealing, store_retention
 from recovery.errors import Busy, Damaged, NoKey, UnknownBackup
 from recovery.fetch_plan import plan_fetch
 from recovery.models import Backup, Upload
-from recovery.pitr import Target, plan_recovery
+from recovery.pitr import plan_recovery
 from recovery.source import open_source
 from recovery.stocktaking import repair_store, take_stock
 from recovery.store_checks import look_at_store
 from recovery.store_retention import sweep
 from recovery.stored import find_stored
 from recovery.stores.local import LocalStore
+from recovery.target import Target
 from recovery.upload import upload
 from recovery.upload_queue import enqueue, waiting
 from recovery.wal import open_archive

@@ -17,7 +17,8 @@ from recovery.cross_command import add_cross_verbs
 from recovery.cross_drill import run_cross_drill
 from recovery.cross_manifest import check_cross
 from recovery.daily import Day, run_daily, run_weekly
-from recovery.drill import Drill, run_drill
+from recovery.drill import run_drill
+from recovery.drill_results import Drill
 from recovery.logical import back_up
 from recovery.models import Backup
 from recovery.noting import note
@@ -25,13 +26,13 @@ from recovery.orders import pin
 from recovery.partial_command import add_partial_verbs, answer_of_partial
 from recovery.partial_drill import run_partial_drill
 from recovery.physical import Options, back_up_server, default_options
-from recovery.pitr import Target
 from recovery.proving import prove
 from recovery.prune import plan_prune, plan_wal_prune, prune
 from recovery.restore_command import add_reason, add_restore_verb, add_target, answer_of_proof, target_of
 from recovery.retention import Step
 from recovery.rows import row_of
 from recovery.store_verbs import add_store_verbs
+from recovery.target import Target
 from recovery.verify import Verdict
 from recovery.wal import lsn_text
 
