@@ -84,9 +84,6 @@ def carry_out(drill: Drill, plan: Recovery, folder: Path, database: str) -> None
                 drill.problems += look_for_mark(session, drill.test_id)
 
 
-# -- the mark -----------------------------------------------------------------------------------------------
-
-
 def archive_everything(session: Session) -> None:
     """Finish the WAL segment that holds the mark and wait until it is archived. Without the privilege, or an archive,
     the drill takes what is there."""
