@@ -1,11 +1,13 @@
 """Apply the retention plans to the backup folder, the WAL archive and the catalogue."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
 from django.conf import settings
+from django.db import DatabaseError, InterfaceError
 
 from pg.errors import Refused
 from recovery import catalogue, manifest
@@ -51,10 +53,21 @@ def prune(now: datetime, force: bool = False) -> list[Step]:
             if done.action == "keep" and (parent_id := backups[step.backup_id].parent_id):
                 in_use.add(parent_id)
             steps.append(done)
-        doom_unknown({backup.pk for backup in catalogue.load_all()[0]}, now)
+        with table_may_be_gone():
+            doom_unknown({backup.pk for backup in catalogue.load_all()[0]}, now)
         if not in_use_now(steps):
             prune_wal(now)
     return steps
+
+
+@contextmanager
+def table_may_be_gone() -> Iterator[None]:
+    """Go on where recovery.uploads cannot be read (a database without our schema): then the store keeps what it has, and
+    the next run dooms it."""
+    try:
+        yield
+    except (DatabaseError, InterfaceError) as error:
+        log.warning("what was pruned here stays in the store for now: %s", str(error).strip())
 
 
 def require_few(steps: list[Step], now: datetime) -> None:
@@ -166,7 +179,8 @@ def prune_wal(now: datetime) -> int:
     """Remove the segments of the plan, the oldest first; return how many. After the backups: stopped anywhere, every
     backup that is left has its WAL. Safe twice. Hold the recovery lock."""
     archive, folders = open_archive(), set()
-    doom_wal(plan_wal_prune(now, of_store=True), archive.segment_bytes, now)
+    with table_may_be_gone():
+        doom_wal(plan_wal_prune(now, of_store=True), archive.segment_bytes, now)
     segments = plan_wal_prune(now)
     if not segments:
         return 0

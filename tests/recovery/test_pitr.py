@@ -38,7 +38,7 @@ def test_every_kind_of_target_is_exact_from_every_backup(story, place, kind, nam
     wanted = str(story.backups[backup].pk) if backup else ""
     target = target_at(kind, name, story.moments[name])
     if backup == "incremental" and name == "early":
-        with pytest.raises(NotReachable, match="it ended later|is archived"):
+        with pytest.raises(NotReachable, match=r"it ended later|is archived"):
             plan_recovery(target, wanted)
         return
     assert story.rows_in(plan_recovery(target, wanted), place) == story.moments[name].rows
