@@ -62,8 +62,8 @@ def prune(now: datetime, force: bool = False) -> list[Step]:
 
 @contextmanager
 def table_may_be_gone() -> Iterator[None]:
-    """Go on where recovery.uploads cannot be read (a database without our schema): then the store keeps what it has, and
-    the next run dooms it."""
+    """Go on where recovery.uploads cannot be read (a database without our schema): then the store keeps what it has,
+    and the next run dooms it."""
     try:
         yield
     except (DatabaseError, InterfaceError) as error:
