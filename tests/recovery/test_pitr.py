@@ -3,9 +3,9 @@
 import pytest
 from django.core.management import CommandError, call_command
 
-from recovery import catalogue, pitr, wal_archive
+from recovery import catalogue, wal_archive
 from recovery.errors import Damaged, NotReachable, RestoreFailed, TargetInUse
-from recovery.models import Backup
+from recovery.models import Backup, RestorePoint
 from recovery.pitr import plan_recovery
 from recovery.recover import recover
 from recovery.target import Target
@@ -218,7 +218,7 @@ def test_the_catalogue_beside_the_data_is_enough(story, place, monkeypatch):
         raise OperationalError("connection refused")
 
     monkeypatch.setattr(catalogue, "read_rows", lambda warnings: warnings.append("gone") or [])
-    monkeypatch.setattr(pitr.RestorePoint.objects, "filter", gone)
+    monkeypatch.setattr(RestorePoint.objects, "filter", gone)
     plan = plan_recovery(Target("name", "late"))
     assert "gone" in plan.warnings
     assert story.rows_in(plan, place) == story.moments["late"].rows
