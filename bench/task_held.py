@@ -3,7 +3,7 @@
 100 tasks a second over ten types go on meanwhile, through the same claim and finish as a worker's; procrastinate's own
 functions do the same at the same time on a database of their own, with a transaction held as well.
 
-SECONDS=600 is the full form of ten minutes; 60 without it. The last tenth is held against the first.
+HELD_SECONDS=600 is the full form of ten minutes; 60 without it. The last tenth is held against the first.
 """
 
 import os
@@ -34,7 +34,7 @@ def main() -> None:
 
         for name in TYPES:
             register_leaf(name, Policy(), Policy().options())
-        seconds = int(os.environ.get("SECONDS", "60")) if not report.is_quick else 6
+        seconds = int(os.environ.get("HELD_SECONDS", "60")) if not report.is_quick else 6
         empty()
         peer = procrastinate_database(found)
         with (
