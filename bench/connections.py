@@ -190,13 +190,14 @@ def load_of(work: Any) -> float:
 
 
 def run_schedules(seconds: float) -> int:
-    """Run each job of monitoring as often as its schedule says, at least once; return how many were run."""
+    """Run each job of monitoring as often as its schedule says, the first time after that time; return how many were
+    run. 0 seconds: each one once, at once."""
     from config.celery import app
     from operators.schedules import declared_schedules
 
     app.loader.import_default_modules()
     due = {
-        one.job: (0.0, one.every_seconds)
+        one.job: (one.every_seconds if seconds else 0.0, one.every_seconds)
         for one in declared_schedules()
         if one.job.startswith("monitoring.") and one.every_seconds
     }
