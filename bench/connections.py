@@ -22,11 +22,11 @@ def main() -> None:
     with Report("connections") as report, installation(report) as found:
         add_partitions(report.rows(400, 40))
         for _ in range(report.runs(5)):
-            measure_checkout(report, found.dsn, report.rows(20_000, 1_000))
-            measure_router(report, report.rows(200_000, 10_000))
+            measure_checkout(report, found.dsn, report.rows(10_000, 1_000))
+            measure_router(report, report.rows(100_000, 10_000))
         for _ in range(report.runs(3)):
             measure_scrape(report, report.rows(20, 3))
-        measure_own_load(report, report.rows(120, 5))
+        measure_own_load(report, report.rows(100, 5))
 
 
 def add_partitions(number: int) -> None:
@@ -165,7 +165,7 @@ def measure_own_load(report: Report, seconds: int) -> None:
 
     from pg import watch
 
-    idle = load_of(lambda: time.sleep(seconds / 4))
+    idle = load_of(lambda: time.sleep(seconds / 8))
     settings.REPLICA_ALIASES = ["replica"]
     watch.ensure_watch()
     run_schedules(0)  # imports, first connections and plans are no load
