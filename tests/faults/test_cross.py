@@ -400,9 +400,10 @@ def test_a_bit_flipped_anywhere_in_a_backup_is_found_before_anything_is_restored
     prepare(world)
     backup = back_up_cross()
     copy = tmp_path / "backups"
-    for name in ("catalogue", "cross", "base"):
+    for name in ("catalogue", "cross", "base", "wal"):
         shutil.copytree(catalogue.root() / name, copy / name)
     monkeypatch.setattr("django.conf.settings.BACKUP_DIR", copy)
+    read_stored(backup)  # whole as it is
     accepted = 0
     for path in sorted(p for p in catalogue.folder_of(backup).rglob("*") if p.is_file()):
         raw = path.read_bytes()
