@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -192,12 +193,11 @@ def read_ack(message: Msg) -> Outcome:
     return Outcome(sequence=answer["seq"])
 
 
-async def read_one(nc: Client, stream: str, subject: str, timeout_seconds: float) -> Last | None:
-    """Return the newest message of one subject; None: it has none. Raises Unreachable."""
+@contextmanager
+def answering(stream: str) -> Iterator[None]:
+    """Turn a silent or lost server into Unreachable."""
     try:
-        message = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=timeout_seconds)
-    except nats.errors.NoRespondersError:
-        raise Unreachable(f"stream {stream} answers 503", "run manage.py bridge setup") from None
+        yield
     except (
         nats.errors.TimeoutError,
         nats.errors.ConnectionClosedError,
@@ -206,6 +206,15 @@ async def read_one(nc: Client, stream: str, subject: str, timeout_seconds: float
         raise Unreachable(
             f"stream {stream} does not answer", "is nats-server up? run manage.py doctor"
         ) from None
+
+
+async def read_one(nc: Client, stream: str, subject: str, timeout_seconds: float) -> Last | None:
+    """Return the newest message of one subject; None: it has none. Raises Unreachable."""
+    try:
+        with answering(stream):
+            message = await nc.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=timeout_seconds)
+    except nats.errors.NoRespondersError:
+        raise Unreachable(f"stream {stream} answers 503", "run manage.py bridge setup") from None
     status = (message.headers or {}).get("Status")
     if status is None:
         return to_last(message)
@@ -262,22 +271,14 @@ async def direct_get(
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox)
     try:
-        await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-        while True:
-            message = await subscription.next_msg(timeout=timeout_seconds)
-            status = (message.headers or {}).get("Status")
-            if status is None:
+        with answering(stream):
+            await nc.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+            while True:
+                message = await subscription.next_msg(timeout=timeout_seconds)
+                status = (message.headers or {}).get("Status")
+                if status is not None:
+                    return messages, is_end(stream, status, message.headers)
                 messages.append(message)
-            else:
-                return messages, is_end(stream, status, message.headers)
-    except (
-        nats.errors.TimeoutError,
-        nats.errors.ConnectionClosedError,
-        nats.errors.OutboundBufferLimitError,
-    ):
-        raise Unreachable(
-            f"stream {stream} does not answer", "is nats-server up? run manage.py doctor"
-        ) from None
     finally:
         if not nc.is_closed:
             await subscription.unsubscribe()
