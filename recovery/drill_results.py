@@ -82,17 +82,33 @@ def record(drill: Drill, error: str) -> None:
 
 
 def finish_mark(test_id: UUID | None, error: str, drill: Drill | None = None) -> None:
-    """Complete the row of recovery.test_results. Without our database the result is only logged."""
+    """Complete the row of a drill; `drill` None: it did not come to a plan."""
     is_looked_at = drill is not None and (not error or bool(drill.problems))
+    notes = f"restore drill of backup {drill.backup.pk}" if drill else "no plan"
+    complete_row(
+        test_id, error, is_looked_at, figures(drill), notes, drill.backup.started_at if drill else None
+    )
+
+
+def complete_row(
+    test_id: UUID | None,
+    error: str,
+    is_looked_at: bool,
+    figures: dict[str, Any],
+    notes: str,
+    began: datetime | None,
+) -> None:
+    """Complete the row of recovery.test_results: failed with an `error`, else passed. `is_looked_at`: data were
+    compared; `began`: when the backup was begun, None keeps what the row has. Without our database the result is only
+    logged."""
     try:
         with connection.cursor() as cursor:
             cursor.execute(
                 "UPDATE recovery.test_results SET test_completed_at = clock_timestamp(), test_status = %s,"
                 " data_verification_passed = %s, performance_metrics = %s, notes = %s, error_messages = %s,"
                 " backup_timestamp = COALESCE(%s, backup_timestamp) WHERE test_id = %s",
-                ["failed" if error else "passed", None if not is_looked_at else not error,
-                 json.dumps(figures(drill)), f"restore drill of backup {drill.backup.pk}" if drill else "no plan",
-                 [error] if error else None, drill.backup.started_at if drill else None, test_id],
+                ["failed" if error else "passed", None if not is_looked_at else not error, json.dumps(figures), notes,
+                 [error] if error else None, began, test_id],
             )  # fmt: skip
     except (DatabaseError, InterfaceError) as failed:
         log.warning("the drill's result is not recorded: %s", str(failed).strip())

@@ -1,17 +1,14 @@
 """Drill a partial restore: one table of the newest logical backup, into staging tables, held against the manifest."""
 
-import json
 import random
 import time
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, InterfaceError, connection
-
 from recovery import catalogue, manifest
 from recovery.contents import Contents
-from recovery.drill_results import leave_mark
+from recovery.drill_results import complete_row, leave_mark
 from recovery.errors import UnknownBackup
 from recovery.logical import explain
 from recovery.models import Backup, TestResult
@@ -84,19 +81,12 @@ def carry_out(drill: PartialDrill, wanted: int) -> None:
 
 
 def finish(test_id: UUID | None, drill: PartialDrill | None, error: str) -> None:
-    """Complete the row of recovery.test_results; without our database nothing is recorded."""
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE recovery.test_results SET test_completed_at = clock_timestamp(), test_status = %s,"
-                " data_verification_passed = %s, performance_metrics = %s, notes = %s, error_messages = %s,"
-                " backup_timestamp = COALESCE(%s, backup_timestamp) WHERE test_id = %s",
-                ["failed" if error else "passed", not error if drill and drill.differences else None,
-                 json.dumps(figures(drill)), f"partial restore: {drill.scope}" if drill else "nothing to restore",
-                 [error] if error else None, drill.backup.started_at if drill else None, test_id],
-            )  # fmt: skip
-    except (DatabaseError, InterfaceError):
-        pass
+    """Complete the drill's row; `drill` None: nothing to restore was found."""
+    notes = f"partial restore: {drill.scope}" if drill else "nothing to restore"
+    is_looked_at = drill is not None and bool(drill.differences)
+    complete_row(
+        test_id, error, is_looked_at, figures(drill), notes, drill.backup.started_at if drill else None
+    )
 
 
 def figures(drill: PartialDrill | None) -> dict[str, Any]:
