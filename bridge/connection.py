@@ -192,10 +192,11 @@ class Link:
         self._client.cancel()
         if self._client.done() and not self._client.cancelled() and not self._client.exception():
             await self._client.result().nc.close()
-        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        # asyncio.wait_for (before Python 3.12) forgets a cancellation that meets its answer: so until all have ended
+        while rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in rest:
+                task.cancel()
+            await asyncio.wait([asyncio.gather(*rest, return_exceptions=True)], timeout=0.1)
         self._drop_transport()
         await asyncio.sleep(0)  # lets the loop close the socket
 

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import os
 import socket
@@ -117,6 +118,25 @@ def complaint():
     with pytest.raises(Unreachable) as caught:
         call(put, 0.2)
     return str(caught.value)
+
+
+def test_a_closed_link_ends_a_task_that_forgets_its_first_cancellation(jetstream, settings):
+    begun, ended = threading.Event(), threading.Event()
+
+    async def stubborn():
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    link = Link(settings.NATS_URL)
+    asyncio.run_coroutine_threadsafe(stubborn(), link._loop)
+    assert begun.wait(30)
+    link.close()
+    assert ended.is_set()
 
 
 def test_a_wrong_password_is_said_and_the_right_one_works_again(own_jetstream, settings):
