@@ -11,6 +11,8 @@ RUN := $(VENV)/bin/python
 MANAGE := $(RUN) manage.py
 # processes of a test run: tests wait for others often enough that one more than cores is quickest
 WORKERS ?= 3
+# those of fault tests wait still more: for leases, kills and clocks
+FAULT_WORKERS ?= 4
 # more for pytest: make test ARGS="-k agents -x"
 ARGS ?=
 # what tests need beyond the wheels
@@ -49,7 +51,8 @@ test-ci: $(VENV)/.installed-dev .deep/.installed ## those of the long tests that
 	@exec $(RUN) -m pytest -n $(WORKERS) --dist loadfile -m ci $(ARGS)
 
 faults: $(VENV)/.installed-dev ## kill things while they work, and count: a table, and bench/results/faults.json
-	@exec env FAULT_COUNTS=bench/results/faults.json $(RUN) -m pytest tests/faults -m 'deep or not deep' $(ARGS)
+	@exec env FAULT_COUNTS=bench/results/faults.json \
+		$(RUN) -m pytest tests/faults -n $(FAULT_WORKERS) --dist loadfile -m 'deep or not deep' $(ARGS)
 
 # rooms whose benchmark runs peers of requirements-bench.txt; every other one leaves them out
 WITH_PEERS := recovery tasks task_held

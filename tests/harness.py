@@ -132,15 +132,18 @@ LONG = (
 )
 # each test of these takes minutes and has servers of its own
 SINGLY = ("tests/deep/test_versions.py",)
+SINGLY_SECONDS = 400
+# so does a test that names its length: [60-s], [60-s-+3600s], [40-kills]
+LENGTH, UNIT_SECONDS = re.compile(r"[\[-](\d+)-(s|kills|rounds)\b"), {"s": 1, "kills": 5, "rounds": 10}
 
 
 class Schedule(LoadFileScheduling):
-    """Files, whole folders of LONG or single tests of SINGLY, in the order of the collection."""
+    """Files, whole folders of LONG or single long tests, in the order of the collection."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = file_of(nodeid)
-        if file in SINGLY:
+        if seconds_of(nodeid):
             return nodeid
+        file = file_of(nodeid)
         return next((path for path in LONG if path.endswith("/") and file.startswith(path)), file)
 
 
@@ -154,15 +157,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule | N
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put LONG first, then whichever file has more tests."""
+    """Put single long tests first, the longest of them first, then LONG, then whichever file has more tests."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         numbers = Counter(file_of(item.nodeid) for item in items)
-        items.sort(key=lambda item: place_of(file_of(item.nodeid), numbers))
+        items.sort(key=lambda item: place_of(item.nodeid, numbers))
 
 
-def place_of(file: str, numbers: Counter[str]) -> tuple[int, int, str]:
+def place_of(nodeid: str, numbers: Counter[str]) -> tuple[int, int, int, str]:
+    file = file_of(nodeid)
     long = next((place for place, path in enumerate(LONG) if file.startswith(path)), len(LONG))
-    return (long, -numbers[file], file)
+    return (-seconds_of(nodeid), long, -numbers[file], file)
+
+
+def seconds_of(nodeid: str) -> int:
+    """Return about how long a test takes that has a process of the run to itself; 0 when it goes with its file."""
+    if file_of(nodeid) in SINGLY:
+        return SINGLY_SECONDS
+    found = LENGTH.search(nodeid)
+    return int(found[1]) * UNIT_SECONDS[found[2]] if found else 0
 
 
 def file_of(nodeid: str) -> str:

@@ -1,12 +1,14 @@
 """The frame of the fault tests can fail: what it accepts, and what it prints."""
 
+import json
 import subprocess
 import sys
 
 import psutil
 import pytest
 
-from tests.faults.ledger import Faults, add_up, make_table
+from tests.faults.ledger import PROPERTY, Faults, add_up, make_table
+from tests.faults.table import add, write
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -81,3 +83,40 @@ def test_the_table_adds_up():
     lines = make_table(records)
     assert lines[-1] == "4 faults (3 kills) in 2 tests; lost 2"
     assert lines[1].split("  ")[0] == "relay: it goes on 3"
+
+
+def report(when="call", outcome="passed", counts=None, seconds=1.0):
+    """What xdist hands to the process that prints: the counts come with it."""
+    properties = [] if counts is None else [(PROPERTY, counts)]
+    nodeid = "tests/faults/test_relay.py::test_it_goes_on[3]"
+    return pytest.TestReport(
+        nodeid, ("", 0, ""), {}, outcome, None, when, duration=seconds, user_properties=properties
+    )
+
+
+def test_the_record_of_a_test_is_what_its_report_carries(tmp_path):
+    records = {}
+    add(records, report(counts=counted().record(), seconds=2.25))
+    write(tmp_path / "faults.json", list(records.values()))
+    told = json.loads((tmp_path / "faults.json").read_text())
+    assert told["totals"] == {"tests": 1, "failed": 0, "faults": 2, "kills": 0, "wrong": {"lost": 0}}
+    assert told["tests"] == [
+        {
+            "test": "test_relay.py::test_it_goes_on[3]",
+            "outcome": "passed",
+            "seconds": 2.25,
+            "faults": {"network cut": 2},
+            "work": {"tasks": 1},
+            "wrong": {"lost": 0},
+        }
+    ]
+
+
+@pytest.mark.parametrize("when", ["setup", "teardown", "???"])  # ???: xdist's, of a process that died
+def test_a_test_that_failed_outside_its_own_lines_is_in_the_table(when):
+    records = {}
+    if when == "teardown":
+        add(records, report(counts=counted().record()))
+    add(records, report(when, "failed"))
+    assert [record["outcome"] for record in records.values()] == ["error"]
+    assert add_up(list(records.values()))["failed"] == 1

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import connection
 
+from tests.harness import file_of, place_of, seconds_of
 from tests.marks import LATER
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +106,16 @@ def test_a_skip_fails_a_run_that_requires_all(tmp_path, require_all, code, said)
     done = subprocess.run(argv, cwd=ROOT, env=environ, capture_output=True, text=True)
     assert done.returncode == code
     assert said in done.stdout
+
+
+def test_what_names_its_length_is_run_singly_and_the_longest_of_all_first():
+    names = [
+        "tests/faults/test_tasks.py::test_a",
+        "tests/faults/test_bridge.py::test_a[short]",
+        "tests/faults/test_bridge.py::test_a[60-s-+3600s]",
+        "tests/faults/test_processes.py::test_a[60-kills]",
+        "tests/faults/test_task_workers.py::test_a[600-s]",
+    ]
+    numbers = Counter(file_of(name) for name in names)
+    assert sorted(names, key=lambda name: place_of(name, numbers)) == names[::-1]
+    assert [seconds_of(name) for name in names] == [0, 0, 60, 300, 600]

@@ -1,29 +1,21 @@
-"""The fixture `faults`, and the table of what the fault tests counted: see docs/testing.md."""
+"""The fixture `faults`, which counts: see docs/testing.md. tests/faults/table.py prints what was counted."""
 
-import json
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cockpit.servers import Running
 from tests.conftest import SERVER_KINDS
 from tests.faults.installation import Installation
-from tests.faults.ledger import Faults, add_up, make_table
+from tests.faults.ledger import PROPERTY, Faults
 from tests.marks import LATER
 from tests.tasks.conftest import agent_id, celery, other_id, worker
 
 __all__ = ["agent_id", "celery", "other_id", "worker"]  # fixtures of the tasks room
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-PROPERTY, PASSED = "faults", pytest.StashKey[bool]()
-_records: dict[str, dict[str, Any]] = {}
+HERE, PASSED = Path(__file__).parent, pytest.StashKey[bool]()
 
 
 @pytest.fixture(autouse=True)
@@ -98,46 +90,3 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     finally:
         if counted is not None:
             item.user_properties.append((PROPERTY, counted.record()))
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    counts = dict(report.user_properties).get(PROPERTY)
-    if report.when == "call" and isinstance(counts, dict):
-        name = report.nodeid.removeprefix("tests/faults/")
-        told = {"test": name, "outcome": report.outcome, "seconds": round(report.duration, 2)}
-        _records[report.nodeid] = told | counts
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table; write it where FAULT_COUNTS says (`make faults` does)."""
-    records = list(_records.values())
-    if records:
-        terminalreporter.section("faults")
-        for line in make_table(records):
-            terminalreporter.write_line(line)
-    if path := os.environ.get("FAULT_COUNTS"):
-        write(Path(path), records)
-        terminalreporter.write_line(f"written to {path}")
-
-
-def write(path: Path, records: list[dict[str, Any]]) -> None:
-    made = {
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "totals": add_up(records),
-        "tests": records,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(made, indent=1) + "\n")
-
-
-def commit() -> str:
-    """Return the commit that was tested, with "+" when files differ from it; "" outside a repository."""
-    argv = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--match=nothing"]
-    told = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-    return told.stdout.strip()

@@ -14,6 +14,7 @@ import psutil
 
 from cockpit.servers import Running
 
+PROPERTY = "faults"  # the name under which a report carries a record
 GONE_SECONDS = 30
 HEADINGS = ("test", "faults", "work", "wrong", "seconds", "outcome")
 

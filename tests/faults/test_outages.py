@@ -11,7 +11,7 @@ from tests.tasks.conftest import eventually
 pytestmark = pytest.mark.servers
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(8, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(8, id="8-rounds", marks=pytest.mark.deep)])
 def test_killed_servers_cost_time_and_nothing_else(installation, faults, rounds):
     """PostgreSQL, nats-server and the broker are killed one after the other, each with work under way."""
     for name in ("postgres", "nats", "valkey") * rounds:
@@ -33,7 +33,7 @@ def work_while_it_dies(installation: Installation, faults: Faults, name: str) ->
     eventually(installation.is_done, PATIENCE_SECONDS)
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(8, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(8, id="8-rounds", marks=pytest.mark.deep)])
 def test_a_broker_that_comes_back_empty_costs_tickets_and_no_task(installation, faults, rounds):
     """Its files are removed after the kill: what it knew of 200 tasks is gone, and the sweep makes up for it."""
     broker = installation.servers["valkey"]

@@ -32,7 +32,9 @@ ATTEMPTS = (
 
 
 # -- the relay ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kills", [pytest.param(3, marks=LATER), pytest.param(40, marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(3, marks=LATER), pytest.param(40, id="40-kills", marks=pytest.mark.deep)]
+)
 def test_a_killed_relay_loses_no_write_and_lets_no_older_value_win(installation, faults, kills):
     """Two relays, one leads; writers raise numbers by SQL and by the ORM; a witness reads what JetStream stores."""
     agents = make_agents(installation)
@@ -76,7 +78,9 @@ def has_outbox_rows(installation: Installation) -> bool:
 
 
 # -- workers ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kills", [pytest.param(3, marks=LATER), pytest.param(60, marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(3, marks=LATER), pytest.param(60, id="60-kills", marks=pytest.mark.deep)]
+)
 def test_killed_workers_cost_attempts_and_no_task(installation, faults, tmp_path, kills):
     """Two workers of two processes. Each kill is in mid-task, of the process or its worker; a few tasks are long."""
     choices = random.Random(kills)

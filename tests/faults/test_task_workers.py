@@ -83,7 +83,7 @@ def test_a_process_that_wakes_after_its_lease_changes_nothing(worker, tmp_path, 
     count(faults, 1)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("kills", [3, pytest.param(25, id="25-kills", marks=pytest.mark.deep)])
 def test_killed_workers_lose_no_task_and_do_none_twice_at_once(worker, faults, kills, tmp_path):
     """Each kill meets a process in mid-task, with others in its hand or without."""
     number = kills * 40
@@ -245,7 +245,10 @@ def test_of_two_claims_that_deadlock_one_goes_on_and_the_other_may_try_again(age
 # -- everything at once ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("number", "seconds"),
-    [pytest.param(500, 6, marks=LATER), pytest.param(10_000, 120, marks=pytest.mark.deep)],
+    [
+        pytest.param(500, 6, marks=LATER),
+        pytest.param(10_000, 120, id="10000-in-120-s", marks=pytest.mark.deep),
+    ],
 )
 def test_thousands_of_tasks_outlive_random_kills(installation, faults, number, seconds):
     """Workers, their parent, the bridge, beat, PostgreSQL, nats-server, and the broker, whose memory is lost; processes
@@ -277,7 +280,7 @@ def test_thousands_of_tasks_outlive_random_kills(installation, faults, number, s
     )
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(600, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("seconds", [5, pytest.param(600, id="600-s", marks=pytest.mark.deep)])
 def test_a_broker_that_is_gone_for_long_costs_time_and_no_task(installation, faults, seconds):
     """Ten tasks arrive each second; tickets are lost or given up meanwhile, and workers look for their broker."""
     broker = installation.servers["valkey"]
