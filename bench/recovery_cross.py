@@ -24,7 +24,7 @@ from bench.frame import Report, percentile
 from bench.frame.servers import Installation, installation
 from bench.recovery import archive_here, require, timed
 
-KEYS, QUICK_KEYS = 10_000, 500  # of 1 kB
+KEYS, QUICK_KEYS = 10_000, 500  # of 1 kB, as the server counts
 WRITERS = 4
 FENCES = 5
 WINDOW_SECONDS, QUICK_SECONDS = 15, 4
@@ -33,7 +33,7 @@ RECYCLED = 30  # WAL segments: more than a run uses
 FILL = """
 INSERT INTO agents.registry (agent_type, agent_name, configuration)
 SELECT 'bench', 'agent ' || n, jsonb_build_object('n', 0, 'text', (
-  SELECT string_agg(md5(n::text || '/' || part), '') FROM generate_series(1, 26) part))
+  SELECT string_agg(md5(n::text || '/' || part), '') FROM generate_series(1, 20) part))
 FROM generate_series(1, %s) n
 """
 CHANGE = """
