@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,9 @@ import psycopg
 from psycopg import sql
 
 from pg.errors import Refused
-from recovery.errors import RecoveryError, ToolFailed
+from recovery import manifest
+from recovery.contents import Contents, summarise
+from recovery.errors import Damaged, RecoveryError, ToolFailed
 from recovery.models import Backup
 from recovery.server import Server, Session
 from recovery.tools import Tools, run
@@ -20,12 +24,14 @@ log = logging.getLogger(__name__)
 APPLICATION = "mistersmith restore"
 # what a pg_restore newer than the server says of a setting that the server does not know: harmless
 HARMLESS = 'unrecognized configuration parameter "transaction_timeout"'
+MADE = re.compile(r"^\d+; \d+ \d+ TABLE (?!ATTACH |DATA )(.*)$")  # schema, name, owner: nothing is quoted
 PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 LOCALE_OPTIONS = {"i": "ICU_LOCALE", "b": "BUILTIN_LOCALE"}
 
 
 def load_dump(folder: Path, server: Server, database: str, tools: Tools, jobs: int) -> None:
-    """Restore `<folder>/dump` into an empty database. Raises ToolFailed; then the database is half full."""
+    """Restore `<folder>/dump` into an empty database. Raises ToolFailed, Damaged where that is because the dump lacks
+    tables; then the database is half full."""
     argv = [
         tools.program("pg_restore"), "--format=directory", f"--jobs={jobs}", "--no-password",
         f"--dbname={server.conninfo(database)}", str(folder / "dump"),
@@ -33,8 +39,33 @@ def load_dump(folder: Path, server: Server, database: str, tools: Tools, jobs: i
     try:
         run(argv, server.environment(APPLICATION))
     except ToolFailed as error:
-        if not error.is_only(HARMLESS):
-            raise
+        if error.is_only(HARMLESS):
+            return
+        if lacking := lacking_tables(folder, tools):
+            raise Damaged(
+                f"the dump lacks table {summarise(lacking)}", "choose another one: `manage.py backup list`"
+            ) from error
+        raise
+
+
+def lacking_tables(folder: Path, tools: Tools) -> list[str]:
+    """Return the tables and partitions of the backup's manifest that its dump does not make; [] where it cannot be read
+    at all, which the load has told."""
+    wanted = Contents.from_json(manifest.read_manifest(folder)["contents"]).tables
+    names = {name for table, leaves in wanted.items() for name in (table, *leaves)}
+    try:
+        made = [match[1].replace(".", " ") for match in map(MADE.search, list_dump(folder, tools)) if match]
+    except subprocess.CalledProcessError:
+        return []
+    return sorted(
+        name for name in names if not any(line.startswith(f"{name.replace('.', ' ')} ") for line in made)
+    )
+
+
+def list_dump(folder: Path, tools: Tools) -> list[str]:
+    """Return the dump's table of contents, a line per entry."""
+    argv = [tools.program("pg_restore"), "--list", str(folder / "dump")]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def create_database(session: Session, name: str, made: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """A part of a logical backup in a scratch database: only the wanted tables' data is loaded."""
 
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from pg.errors import Refused
 from recovery import catalogue, manifest
-from recovery.archive import APPLICATION, drop_leftovers, scratch_database
+from recovery.archive import APPLICATION, drop_leftovers, list_dump, scratch_database
 from recovery.contents import summarise
 from recovery.errors import Damaged
 from recovery.logical import default_jobs
@@ -70,10 +69,7 @@ def leaves_of(session: Session, tables: list[Table]) -> set[tuple[str, str]]:
 
 def entries_of(folder: Path, tools: Tools, leaves: set[tuple[str, str]]) -> str:
     """Return the dump's table of contents with the data of these relations alone."""
-    argv = [tools.program("pg_restore"), "--list", str(folder / "dump")]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    lines = (line for line in done.stdout.splitlines() if is_of(line, leaves))
-    return "\n".join(lines) + "\n"
+    return "\n".join(line for line in list_dump(folder, tools) if is_of(line, leaves)) + "\n"
 
 
 def is_of(line: str, leaves: set[tuple[str, str]]) -> bool:

@@ -95,8 +95,8 @@ def is_empty_database(server: Server, session: Session, name: str) -> bool:
 def restore(plan: Plan) -> list[str]:
     """Do what the plan says; return how the result differs from the backup, one line each: none when it is equal.
 
-    Raises Damaged when a file is not what was written, ToolFailed when the load fails: a database that was made for
-    it is gone then, one that was there may be half full.
+    Raises Damaged when a file is not what was written or the dump lacks tables, ToolFailed when the load fails: a
+    database that was made for it is gone then, one that was there may be half full.
     """
     server, folder = home_server(), catalogue.folder_of(plan.backup)
     with catalogue.in_use(folder) as is_ours:

@@ -24,6 +24,7 @@ from recovery.contents import (
     read_contents,
     summarise,
 )
+from recovery.errors import Damaged
 from recovery.logical import default_jobs, explain
 from recovery.models import Backup
 from recovery.server import Server, Session, exclusive, home_server
@@ -104,7 +105,11 @@ def examine(verdict: Verdict, server: Server, session: Session) -> None:
     body = manifest.read_manifest(folder)
     require_roles(session, body["database"])
     with scratch_database(server, session, verdict.backup, body["database"]) as name:
-        verdict.time("restore", lambda: load_dump(folder, server, name, tools, default_jobs()))
+        try:
+            verdict.time("restore", lambda: load_dump(folder, server, name, tools, default_jobs()))
+        except Damaged as error:
+            verdict.problems = [str(error)]
+            return
         verdict.problems = verdict.time("compare", lambda: compare_database(server, name, body, verdict))
 
 

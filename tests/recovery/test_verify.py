@@ -71,9 +71,11 @@ def change_a_value(folder):
         (lambda folder: dump_again(folder, "--exclude-table-data=odd.few"), "table odd.few has 0 rows, not 100"),
         (lambda folder: dump_again(folder, "--exclude-table=agents.state_2"),
          "partition agents.state_2 of agents.state is missing"),
+        (lambda folder: dump_again(folder, "--exclude-table=agents.registry"),
+         "the dump lacks table agents.registry"),
         (change_a_value, "table agents.registry has other values"),
     ],
-    ids=["dropped table", "emptied table", "dropped partition", "changed value"],
+    ids=["dropped table", "emptied table", "dropped partition", "referenced table", "changed value"],
 )  # fmt: skip
 def test_what_only_a_restore_shows_is_found_and_named(copy, folder, change, problem, clones):
     forge(copy, folder, change)
