@@ -1,5 +1,6 @@
 """The verb `manage.py backup fetch`, and what restores fetch by themselves."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -57,6 +58,23 @@ def bring(plan: Plan | None, reason: str) -> Answer:
     done = fetch(plan)
     counts = {f"fetched_{name}": number for name, number in counts_of(done).items()}
     return Answer(steps=plan.steps, counts=counts, warnings=[*plan.warnings, *remember(done.backups, reason)])
+
+
+def bring_all(
+    need_of: Callable[[], Plan | None], reason: str, require: Callable[[Plan], None] = lambda need: None
+) -> Answer:
+    """Fetch what is needed, and ask again until that is nothing: what is here by then may tell of more. `require` may
+    refuse a plan before it is carried out."""
+    answer = Answer(steps=[])
+    while (need := need_of()) is not None:
+        require(need)
+        done = bring(need, reason)
+        answer.steps = [*(answer.steps or ()), *(done.steps or ())]
+        answer.counts |= {name: answer.counts.get(name, 0) + number for name, number in done.counts.items()}
+        answer.warnings += [warning for warning in done.warnings if warning not in answer.warnings]
+        if not need.is_something:
+            break
+    return answer
 
 
 def remember(backups: list[Backup], reason: str) -> list[str]:

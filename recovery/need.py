@@ -6,6 +6,7 @@ of its newest commit) is checked after that, by the same plan as always.
 """
 
 import logging
+from contextlib import suppress
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
@@ -19,12 +20,14 @@ from recovery.fetch_plan import Plan, is_segment, missing_wal
 from recovery.known import Known, find_known, look_around, none_if_empty
 from recovery.models import Backup, RestorePoint
 from recovery.pitr import PHYSICAL, Recovery, exact_tools, plan_recovery
+from recovery.reaching import look_for
 from recovery.restore_source import choose_source, finished_cross
 from recovery.source import open_source
 from recovery.target import Target
-from recovery.wal import parse_lsn
+from recovery.wal import open_archive, parse_lsn
 
 log = logging.getLogger(__name__)
+SOUGHT = ("name", "xid")  # no backup and no clock says where they lie
 
 
 # -- one backup ---------------------------------------------------------------------------------------------
@@ -65,10 +68,17 @@ def need_of_server(target: Target, wanted: str = "", allow_plain: bool = False) 
 
 
 def plan_from_store(known: Known, target: Target, wanted: str) -> Plan:
-    """Return what brings the target within reach, as far as can be known before its WAL is here."""
+    """Return what brings the target within reach, as far as can be known before its WAL is here. Where a name or
+    transaction lies, WAL alone may tell: then more of that is all that the plan has, see `plan_search`."""
     if target.kind == "time" and target.moment > timezone.now():
         raise NotReachable("the target is in the future", "write a moment that has passed")
+    if target.kind == "xid" and not target.value.isdigit():
+        raise NotReachable(
+            f"{target.value}: not a transaction id", "write what pg_current_xact_id() returned"
+        )
     lsn = position_of(known, target)
+    if lsn is None and target.kind in SOUGHT and not wanted and known.newest_first(PHYSICAL):
+        return plan_search(known, target)
     chosen = find_known(known, wanted, PHYSICAL) if wanted else newest_before(known, target, lsn)
     exact_tools(chosen)  # else all would be fetched for nothing
     chain = known.chain(chosen)
@@ -78,6 +88,21 @@ def plan_from_store(known: Known, target: Target, wanted: str) -> Plan:
     if not (chosen.has_wal and target.kind == "end"):
         plan.wal = missing_wal(known.source, since, end)
     return plan
+
+
+def plan_search(known: Known, target: Target) -> Plan:
+    """Return how the WAL since the newest backup comes here, or since the next older one where that is here: the target
+    may be in it, so ask again then. Raises NotReachable where all of it is here."""
+    plan = known.plan(())
+    for backup in known.newest_first(PHYSICAL):
+        wal = missing_wal(known.source, backup.start_lsn or 0)
+        if any(map(is_segment, wal)):
+            plan.wal = wal
+            return plan
+    raise NotReachable(
+        f"{target} is in no WAL here or in the store",
+        "see `manage.py backup wal --all`; or give --time or --lsn",
+    )
 
 
 def newest_before(known: Known, target: Target, lsn: int | None) -> Backup:
@@ -95,22 +120,23 @@ def newest_before(known: Known, target: Target, lsn: int | None) -> Backup:
 
 
 def position_of(known: Known, target: Target) -> int | None:
-    """Return where in WAL the target lies, None where only the WAL itself tells."""
+    """Return where in WAL the target lies, None where only WAL that is not here tells."""
     if target.kind == "lsn":
         try:
             return parse_lsn(target.value)
         except ValueError as error:
             raise NotReachable(f"{target.value}: not a position in WAL", "write 0/3000028") from error
-    if target.kind != "name":
+    if target.kind not in SOUGHT:
         return None
     for backup in known.newest_first([Backup.Kind.CROSS_SYSTEM]):
-        if target.value == f"xs_{backup.pk}":
+        if target == Target("name", f"xs_{backup.pk}", target.timeline):
             return backup.end_lsn
-    try:
-        row = RestorePoint.objects.filter(name=target.value).first()
-    except (DatabaseError, InterfaceError):
-        return None
-    return row.lsn if row else None
+    if target.kind == "name":
+        with suppress(DatabaseError, InterfaceError):
+            if row := RestorePoint.objects.filter(name=target.value).first():
+                return row.lsn
+    newest = known.newest_first(PHYSICAL)
+    return look_for(target, open_archive(), exact_tools(newest[0])) if newest else None
 
 
 def newer_wal(found: Recovery, allow_plain: bool) -> Plan | None:

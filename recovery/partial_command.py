@@ -4,7 +4,7 @@ from typing import Any
 
 from operators.audit import Actor
 from operators.command import Answer, OperatorCommand
-from recovery.fetch_command import ALLOW_PLAIN, bring
+from recovery.fetch_command import ALLOW_PLAIN, bring_all
 from recovery.fetch_plan import Plan
 from recovery.models import Backup
 from recovery.need import need_of_backup, need_of_server
@@ -50,7 +50,9 @@ def run_stage(
 ) -> Answer:
     kind, name = next((k, n) for k, n in (("table", table), ("schema", schema), ("agent", agent)) if n)
     scope, target = read_scope(kind, name), target_of(options)
-    brought = bring(need_of_stage(backup_id, target, options["allow_plain"]), "for a partial restore")
+    brought = bring_all(
+        lambda: need_of_stage(backup_id, target, options["allow_plain"]), "for a partial restore"
+    )
     staged = stage(scope, backup_id, target)
     note("stage", [scope], "", staged=staged.name, backup=staged.backup_id)
     answer = compared(staged)

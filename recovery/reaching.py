@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
-from recovery.errors import NotReachable
+from recovery.errors import Damaged, NotReachable
 from recovery.models import Backup, RestorePoint
 from recovery.target import Target
 from recovery.tools import Tools
@@ -123,6 +124,28 @@ def find_xid(way: Way, target: Target) -> Found:
             xid = str(int(target.value) % (1 << 32))
             return {"recovery_target_xid": xid}, require_between(way, lsn)
     raise NotReachable(f"no commit of transaction {target.value} is archived{way.gap}")
+
+
+def look_for(target: Target, archive: Archive, tools: Tools) -> int | None:
+    """Return where in the archive a name or transaction lies, whatever leads there; None: nowhere. Reads each segment,
+    the newest first, once in the life of the process."""
+    there = archive.segments() if archive.segment_bytes else ()
+    for segment in sorted(there, key=lambda found: (found.number, found.timeline), reverse=True):
+        if (lsn := look_in(target, archive, tools, segment.name(archive.segment_bytes))) is not None:
+            return lsn
+    return None
+
+
+@lru_cache(maxsize=1 << 16)
+def look_in(target: Target, archive: Archive, tools: Tools, name: str) -> int | None:
+    try:
+        raw = archive.read(name)
+    except Damaged:  # told by whoever looks at the archive, and by the restore that needs it
+        return None
+    if target.kind == "xid":
+        return find_commit(tools, name, raw, int(target.value) % (1 << 32))
+    points = scan_commits(tools, name, raw).points
+    return next((lsn for point, lsn in points if point == target.value), None)
 
 
 FINDERS = {

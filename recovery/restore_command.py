@@ -9,7 +9,7 @@ from pg.errors import Refused
 from recovery import catalogue
 from recovery.cross_command import moment_of_cross
 from recovery.errors import NoSpace
-from recovery.fetch_command import ALLOW_PLAIN, bring
+from recovery.fetch_command import ALLOW_PLAIN, bring, bring_all
 from recovery.fetch_plan import Plan
 from recovery.models import Backup
 from recovery.need import need_of_backup, need_of_cross, need_of_server
@@ -107,11 +107,13 @@ def restore_server(backup_id: str, directory: Path, dry_run: bool, options: dict
     require_room(cross, directory)
     brought = bring(cross, options["reason"])
     wanted, target = moment_of_cross(backup_id, target)
-    need = need_of_server(target, wanted, plain)
-    if need is not None and need.is_something and dry_run:
+    if dry_run and (need := need_of_server(target, wanted, plain)) is not None and need.is_something:
         return answer_of_need(need, replay_step(directory, str(target)))
-    require_room(need, directory)
-    more = bring(need, options["reason"])
+    more = bring_all(
+        lambda: need_of_server(target, wanted, plain),
+        options["reason"],
+        lambda need: require_room(need, directory),
+    )
     plan = plan_recovery(target, wanted)
     if not dry_run:
         note("restore", [plan.backup.pk], options["reason"], directory=str(directory), target=str(target))

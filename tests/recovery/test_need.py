@@ -10,6 +10,7 @@ from operators.models import AuditEntry
 from pg.errors import Unreachable
 from recovery import catalogue, need, restore_command
 from recovery.errors import NotReachable, UnknownBackup
+from recovery.fetch_command import bring_all
 from recovery.models import Backup, RestorePoint
 from recovery.need import need_of_backup, need_of_server
 from recovery.partial_command import need_of_stage
@@ -41,7 +42,7 @@ def test_a_restore_brings_back_its_chain_and_wal_when_nothing_is_left_here(story
     upload()
     lose_everything_here(story)
     target = place / "back"
-    words = ("restore", "--target-directory", str(target), "--name", "late")
+    words = ("restore", "--target-directory", str(target), "--lsn", story.moments["late"].lsn)
     plan = manage(capsys, *words, "--dry-run")
     told = [(step["action"], step["object"]) for step in plan["steps"]]
     assert told[0][0] == "fetch"
@@ -97,6 +98,24 @@ def test_no_more_wal_is_fetched_than_the_moment_needs(story, folder):
     ]
     RestorePoint.objects.create(name="early", timeline=1, lsn=parse_lsn(lsn), segment="x")
     assert need_of_server(Target("name", "early")).wal == wanted, "our table says where the point lies"
+
+
+@pytest.mark.parametrize("kind", ["name", "xid"])
+def test_where_only_wal_says_where_the_target_lies_it_is_fetched_until_that_is_known(story, folder, kind):
+    """Ours is the bad day: no table of points, and the target is older than the newest backup."""
+    upload()
+    lose_everything_here(story)
+    target = Target(kind, "early" if kind == "name" else story.moments["early"].xid)
+    first = need_of_server(target)
+    assert (first.wanted, bool(first.wal)) == ([], True), "WAL tells which backup it takes"
+    answer = bring_all(lambda: need_of_server(target), "test")
+    plan = plan_recovery(target)
+    assert [part.pk for part in plan.chain] == [story.backups["base"].pk]
+    assert answer.counts["fetched_backups"] == 1, "the newer one would not lead there"
+    with pytest.raises(NotReachable, match="is in no WAL here or in the store"):
+        need_of_server(Target(kind, "4000000000"))
+    with pytest.raises(NotReachable, match="not a transaction id"):
+        need_of_server(Target("xid", "never"))
 
 
 def test_to_the_newest_moment_the_store_s_newer_wal_is_fetched_too(story, folder):
