@@ -67,10 +67,15 @@ def take_moment(server: Server, name: str, kept: list[Keeping], folder: Path) ->
     SnapshotFailed, Unreachable.
     """
     moment = Moment(name)
+    connection.call(connected)  # making a connection is nothing to keep anybody waiting for
     with server.connect() as session, fence(session, moment):
         connection.call(lambda client: mark_streams(client, kept, folder, moment), FENCE_SECONDS)
         mark_database(session, moment)
     return moment
+
+
+async def connected(_client: Client) -> None:
+    """Whoever calls this has a connection afterwards."""
 
 
 @contextmanager
