@@ -169,6 +169,8 @@ class TaskAdmin(BigTableAdmin):
         "resume_selected",
         "cancel_matching",
         "retry_matching",
+        "pause_matching",
+        "resume_matching",
     ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -227,6 +229,14 @@ class TaskAdmin(BigTableAdmin):
     @reasoned_action("Retry ALL that match the filters, as a bulk job", permissions=["change"])
     def retry_matching(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
         return ask_bulk("tasks.retry_all", request, by, reason)
+
+    @reasoned_action("Pause ALL that match the filters, as a bulk job", permissions=["change"])
+    def pause_matching(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
+        return ask_bulk("tasks.pause_all", request, by, reason)
+
+    @reasoned_action("Resume ALL that match the filters, as a bulk job", permissions=["change"])
+    def resume_matching(self, request: HttpRequest, rows: QuerySet[Task], by: Actor, reason: str) -> str:
+        return ask_bulk("tasks.resume_all", request, by, reason)
 
 
 def ids_of(rows: QuerySet[Task]) -> list[UUID]:

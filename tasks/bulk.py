@@ -1,4 +1,4 @@
-"""Cancel, retry or re-prioritise all tasks that match a filter, as a tracked job (operators.bulk).
+"""Cancel, retry, pause or resume all tasks that match a filter, as a tracked job (operators.bulk).
 
 A filter is a dict of strings: `task_type`, `status`, `priority`, `queue`, `error` (part of the status reason),
 `created_before`, `created_after` (ISO 8601), `parent`. It must say something.
@@ -16,6 +16,7 @@ from pg.queries import Queries
 from tasks.claim import cancel
 from tasks.control import retry
 from tasks.models import TaskPriority, TaskStatus
+from tasks.task_pauses import pause_tasks, resume_tasks
 
 QUERIES = Queries("tasks")
 FIRST = UUID(int=0)
@@ -30,28 +31,39 @@ CONDITIONS = {
     "parent": "q.parent_task_id = %(parent)s::uuid",
 }
 Change = Callable[[Iterable[UUID], str], list[UUID]]
+# which tasks are in a state for it
+OPEN = "q.status IN ('pending', 'queued', 'running', 'paused')"
+RETRIABLE = "q.status IN ('failed', 'cancelled')"
+PAUSABLE = "q.status IN ('pending', 'queued', 'running')"
+PAUSED = (
+    "(q.status = 'paused' OR q.status = 'running' AND EXISTS (SELECT FROM tasks.task_pauses p"
+    " WHERE p.task_id = q.task_id AND p.resumed_at IS NULL))"
+)
 
 
 def register() -> None:
     """Add our bulk actions; each acts only on tasks that are in a state for it."""
-    for name, title, change, states in (
-        ("tasks.cancel_all", "Cancel tasks", cancel, ("pending", "queued", "running", "paused")),
-        ("tasks.retry_all", "Retry failed and cancelled tasks", retry, ("failed", "cancelled")),
-    ):
-        register_bulk(BulkAction(name, title, counter(states), runner(change, states)))
+    actions: tuple[tuple[str, str, Change, str], ...] = (
+        ("tasks.cancel_all", "Cancel tasks", cancel, OPEN),
+        ("tasks.retry_all", "Retry failed and cancelled tasks", retry, RETRIABLE),
+        ("tasks.pause_all", "Pause tasks", pause_tasks, PAUSABLE),
+        ("tasks.resume_all", "Resume paused tasks", resume_tasks, PAUSED),
+    )
+    for name, title, change, fitting in actions:
+        register_bulk(BulkAction(name, title, counter(fitting), runner(change, fitting)))
 
 
-def counter(states: tuple[str, ...]) -> Callable[[dict[str, Any]], int]:
+def counter(fitting: str) -> Callable[[dict[str, Any]], int]:
     def count(filters: dict[str, Any]) -> int:
-        text, values = where(filters, states)
+        text, values = where(filters, fitting)
         return int(QUERIES.run("count_matching", values, filter=text)[0]["number"])
 
     return count
 
 
-def runner(change: Any, states: tuple[str, ...]) -> Callable[[dict[str, Any], Any, int, Actor], Batch]:
+def runner(change: Change, fitting: str) -> Callable[[dict[str, Any], Any, int, Actor], Batch]:
     def run_batch(filters: dict[str, Any], position: Any, limit: int, by: Actor) -> Batch:
-        text, values = where(filters, states)
+        text, values = where(filters, fitting)
         values["position"] = UUID(position) if position else FIRST
         ids = [row["task_id"] for row in QUERIES.run("matching_tasks", values, filter=text, limit=int(limit))]
         done, failed, error = change_each(change, ids, f"bulk job of {by.name}")
@@ -72,8 +84,8 @@ def change_each(change: Change, ids: list[UUID], reason: str) -> tuple[int, int,
     return sum(done for done, _, _ in results), len(errors), errors[-1] if errors else ""
 
 
-def where(filters: dict[str, Any], states: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
-    """Return the condition and its values. Raises Refused for a filter that makes no sense."""
+def where(filters: dict[str, Any], fitting: str) -> tuple[str, dict[str, Any]]:
+    """Return the condition, `fitting` in it, and its values. Raises Refused for a filter that makes no sense."""
     unknown = set(filters) - set(CONDITIONS)
     if unknown or not filters:
         what = f"unknown: {', '.join(sorted(unknown))}" if unknown else "it is empty"
@@ -84,5 +96,4 @@ def where(filters: dict[str, Any], states: tuple[str, ...]) -> tuple[str, dict[s
     for name in ("created_before", "created_after"):
         if name in filters and datetime.fromisoformat(filters[name]).tzinfo is None:
             raise Refused(f"{name}={filters[name]}: must have a time zone")
-    conditions = ["q.status = ANY(%(states)s::task_status_type[])", *(CONDITIONS[name] for name in filters)]
-    return " AND ".join(conditions), {**filters, "states": list(states)}
+    return " AND ".join([fitting, *(CONDITIONS[name] for name in filters)]), dict(filters)

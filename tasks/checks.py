@@ -15,8 +15,9 @@ Sample = tuple[dict[str, str], float]
 
 
 def look_for_workers() -> Iterator[Finding]:
-    """Worker processes register at their first task: ready tasks without any living worker are the bad sign."""
-    age, workers = stats.oldest_ready_seconds(), stats.count_living_workers()
+    """Worker processes register at their first task: ready tasks without any living worker are the bad sign. What only
+    agents outside Celery do waits for them, not for workers."""
+    age, workers = stats.oldest_ready_seconds(of_workers=True), stats.count_living_workers()
     yield Finding(
         age is None or workers > 0 or age < UNSWEPT_SECONDS,
         f"{workers} worker processes" + ("" if age is None else f", oldest ready task {age:.0f} s"),

@@ -21,9 +21,12 @@ def count_running() -> int:
     return sum(row["number"] for row in count_tasks() if row["status"] == "running")
 
 
-def oldest_ready_seconds() -> float | None:
-    """Return the age of the oldest ready task; None: nothing is ready. One index probe per leaf."""
-    value = QUERIES.run("oldest_ready")[0]["age_seconds"]
+def oldest_ready_seconds(of_workers: bool = False) -> float | None:
+    """Return the age of the oldest ready task; None: nothing is ready. One index probe per leaf.
+
+    `of_workers`: without the types that only agents outside Celery do.
+    """
+    value = QUERIES.run("oldest_ready", {"of_workers": of_workers})[0]["age_seconds"]
     return None if value is None else max(0.0, float(value))
 
 

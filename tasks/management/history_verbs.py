@@ -15,7 +15,7 @@ from tasks.models import RecurringSlot, TaskPriority, TaskStatus
 from tasks.recurring import CATCH_UP, JOB, remove_recurring, set_recurring
 from tasks.retention import STATUSES, keep, plan_prune, prune
 
-BULK = {"cancel": "tasks.cancel_all", "retry": "tasks.retry_all"}
+BULK = {change: f"tasks.{change}_all" for change in ("cancel", "pause", "resume", "retry")}
 
 
 def add_history_verbs(command: OperatorCommand) -> None:

@@ -501,13 +501,14 @@ WHERE c.number > 0
 ORDER BY 1 NULLS LAST, 2
 
 -- name: oldest_ready
--- Age of the oldest ready task over all leaves; NULL: nothing is ready.
+-- Age of the oldest ready task over all leaves, or those that workers claim from; NULL: nothing is ready.
 SELECT extract(epoch FROM now() - min(x.created_at))::float8 AS age_seconds
 FROM (
   SELECT probe.created_at FROM tasks.types t
   CROSS JOIN LATERAL (
     SELECT q.created_at FROM tasks.queue q
     WHERE q.task_type = t.task_type AND q.status = 'queued' ORDER BY q.created_at LIMIT 1) probe
+  WHERE NOT %(of_workers)s OR COALESCE(t.options ->> 'done_by', '') <> 'agents'
   UNION ALL
   (SELECT q.created_at FROM tasks.queue_default q WHERE q.status = 'queued' ORDER BY q.created_at LIMIT 1)) x
 

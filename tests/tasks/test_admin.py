@@ -101,6 +101,12 @@ def test_a_filter_becomes_a_bulk_job(admin_client):
     job = BulkJob.objects.get()
     assert (job.action, job.parameters["status"], job.reason) == ("tasks.cancel_all", "queued", "because")
     assert "created_after" in job.parameters
+    assert (
+        b"1 tasks match now" in act(admin_client, "pause_matching", task_id, query="?task_type=echo").content
+    )
+    assert (
+        b"0 tasks match now" in act(admin_client, "resume_matching", task_id, query="?task_type=echo").content
+    )
 
 
 def test_dead_letters_are_the_failed_ones_and_are_redriven(admin_client, agent_id):

@@ -5,10 +5,12 @@ from django.db import connection
 from django.utils import timezone
 
 from monitoring.registry import checks, metrics, run_check
+from tasks.agent_types import register_for_agents
 from tasks.claim import claim
 from tasks.enqueue import enqueue
 from tasks.leaves import register_types
 from tasks.models import Task, TaskType
+from tasks.policy import Policy
 from tasks.worker import Worker
 
 pytestmark = pytest.mark.django_db
@@ -47,6 +49,15 @@ def test_ready_tasks_without_a_living_worker_are_reported():
     assert not is_ok("tasks.workers")
     Worker()
     assert is_ok("tasks.workers")
+
+
+def test_ready_tasks_that_only_agents_do_ask_for_no_worker():
+    register_for_agents("crawl", Policy())
+    make_older(enqueue("crawl"), 301)
+    assert is_ok("tasks.workers")
+    assert not is_ok("tasks.oldest_ready")
+    make_older(enqueue("echo"), 60)
+    assert not is_ok("tasks.workers")
 
 
 def test_a_task_that_waits_for_long_is_reported():

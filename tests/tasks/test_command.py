@@ -137,8 +137,19 @@ def test_stats_count_by_type_and_status(agent_id, monkeypatch):
     answer = tasks("stats")
     rows = {(row["task_type"], row["status"]): row["number"] for row in answer["items"]}
     assert rows == {("echo", "queued"): 2, ("echo", "running"): 1, ("(unregistered)", "queued"): 1}
-    assert answer["counts"]["running"] == 1
+    assert answer["counts"] == {  # the keys are documented: docs/tasks.md, Figures
+        "running": 1,
+        "oldest_queued_age_seconds": 0,
+        "completed_last_minute": 0,
+        "failed_last_hour": 0,
+        "workers": 0,
+        "count_limit": 10_000,
+    }
+    assert answer["warnings"] == []
     assert {row["number"] for row in stats.count_tasks(limit=1)} == {1}
+    monkeypatch.setattr(stats, "COUNT_LIMIT", 2)
+    monkeypatch.setattr(stats.count_tasks, "__defaults__", (2,))
+    assert tasks("stats")["warnings"] == ["echo queued: 2 or more"]
 
 
 def test_limits_are_set_listed_and_removed():
@@ -190,6 +201,9 @@ def test_many_are_counted_then_changed_by_a_job():
     assert BulkJob.objects.get(pk=item["job_id"]).parameters == {"task_type": "echo"}
     with pytest.raises(CommandError, match="reason is empty"):
         tasks("bulk", "cancel", "--type", "echo")
+    (item,) = tasks("bulk", "pause", "--type", "echo", "--reason", "the disk fills")["items"]
+    assert (item["action"], item["expected"]) == ("tasks.pause_all", 1)
+    assert tasks("bulk", "resume", "--type", "echo", "--dry-run")["counts"] == {"matching": 0}
 
 
 def test_finished_tasks_are_planned_then_removed(agent_id):

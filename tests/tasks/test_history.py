@@ -10,16 +10,17 @@ from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
 from operators.audit import Actor
-from operators.bulk import request_bulk, run_next_batch
+from operators.bulk import count_bulk, request_bulk, run_next_batch
 from operators.models import AuditEntry, BulkJob
 from pg.errors import Refused
 from tasks import bulk, jobs, retention
 from tasks.claim import Failure, cancel, claim, fail, finish
 from tasks.enqueue import After, NewTask, enqueue, enqueue_many
 from tasks.leaves import register_types
-from tasks.models import Execution, RecurringSlot, Retention, Task
+from tasks.models import Execution, RecurringSlot, Retention, Task, TaskPause
 from tasks.recurring import enqueue_due, remove_recurring, set_recurring
 from tasks.retention import keep, plan_prune, prune
+from tasks.task_pauses import pause_tasks
 from tests.tasks.conftest import eventually, somebody_waits, status_of
 
 pytestmark = pytest.mark.django_db
@@ -135,6 +136,34 @@ def test_a_retry_that_is_refused_does_not_hold_up_the_others():
     assert [status_of(task_id) for task_id in (first, second)] == ["cancelled", "queued"]
 
 
+def test_all_that_match_are_paused_and_resumed_those_that_run_too(monkeypatch, agent_id):
+    monkeypatch.setattr("operators.bulk.BATCH_ROWS", 2)
+    ids = enqueue_many(NewTask(task_type="a", payload=n) for n in range(4))
+    other, (running,) = enqueue("b"), claim("a", agent_id)
+    assert request_bulk("tasks.pause_all", {"task_type": "a"}, by=ME, reason="the disk fills").expected == 4
+    job = run_bulk()
+    assert (job.status, job.done, job.failed) == ("finished", 4, 0)
+    assert sorted(map(status_of, ids)) == ["paused"] * 3 + ["running"]
+    assert set(TaskPause.objects.values_list("pk", flat=True)) == set(ids)
+    assert status_of(other) == "queued"
+    assert claim("a", agent_id) == []
+    finish(running, None)
+    assert count_bulk("tasks.pause_all", {"task_type": "a"}) == 0
+    assert request_bulk("tasks.resume_all", {"status": "paused"}, by=ME, reason="room again").expected == 3
+    assert run_bulk().done == 3
+    assert sorted(map(status_of, ids)) == ["completed"] + ["queued"] * 3
+
+
+def test_a_running_task_that_is_to_stand_still_is_resumed_with_the_others(agent_id):
+    task_id = enqueue("a")
+    claim("a", agent_id)
+    assert count_bulk("tasks.resume_all", {"task_type": "a"}) == 0
+    pause_tasks([task_id])
+    request_bulk("tasks.resume_all", {"task_type": "a"}, by=ME, reason="go on")
+    assert run_bulk().done == 1
+    assert not TaskPause.objects.exists()
+
+
 @pytest.mark.parametrize(
     ("filters", "number"),
     [
@@ -155,7 +184,7 @@ def test_filters_mean_what_they_say(handles, agent_id, filters, number):
     enqueue("c")
     fail(claim("c", agent_id)[0], Failure("no luck"))
     enqueue("d")
-    count = bulk.counter(("pending", "queued"))
+    count = bulk.counter("q.status IN ('pending', 'queued')")
     assert count(filters) == number
 
 
