@@ -13,6 +13,20 @@ def claims_of(module: Module, entities: Iterable[Entity], reader: UUID) -> list[
     return [claim for entity in entities for claim in describe(entity, str(module.path), reader)]
 
 
+def claim_of_package(package: Module, modules: int, definitions: int, reader: UUID) -> Claim:
+    said = {"modules": modules, "definitions": definitions}
+    evidence = {"file": str(package.path), "line": 1}
+    return Claim(
+        "python.package",
+        package.name,
+        "holds",
+        said,
+        source_agent_id=reader,
+        confidence=1.0,
+        evidence=evidence,
+    )
+
+
 def describe(entity: Entity, file: str, reader: UUID) -> Iterator[Claim]:
     place = {"file": file, "line": entity.line}
     said = {

@@ -1,4 +1,5 @@
-"""The demo's tasks: a planner lists the standard library's modules, readers read them.
+"""The demo's tasks: a planner lists the standard library's modules, readers read them; what they find in a package is
+summed up.
 
 A task may run again after a crash: facts that are known stay as they are, and a module that waits to be read is not
 enqueued twice. Only a reader's own counters may then count a module twice.
@@ -8,7 +9,9 @@ import tokenize
 from typing import Any
 from uuid import UUID
 
-from demo.claims import claims_of
+from django.db import transaction
+
+from demo.claims import claim_of_package, claims_of
 from demo.errors import UnknownModule
 from demo.fleet import gather_fleet
 from demo.journal import note_current, note_plan, note_read
@@ -16,7 +19,7 @@ from demo.modules import Module, find_module, list_modules, submodules_of
 from demo.reader import read_source
 from demo.talk import announce_package, announce_plan, read_mail
 from knowledge.facts import assert_facts
-from tasks.enqueue import NewTask, enqueue_many
+from tasks.enqueue import After, NewTask, enqueue, enqueue_many
 from tasks.handlers import PermanentFailure, TaskContext, handler
 
 
@@ -44,7 +47,8 @@ def read_module(context: TaskContext) -> dict[str, Any]:
     context.progress(50, f"{len(entities)} definitions")
     done = assert_facts(claims_of(module, entities, reader))
     inner = submodules_of(module)
-    enqueue_readings(inner, gather_fleet().readers if inner else (reader,), context.task_id, reader)
+    if inner:
+        enqueue_package(module, inner, context.task_id, reader)
     note_read(reader, module.name, len(done.fact_ids))
     if module.is_package:
         announce_package(reader, module, len(done.fact_ids), len(inner))
@@ -56,6 +60,31 @@ def read_module(context: TaskContext) -> dict[str, Any]:
         "new_facts": done.added + done.superseded,
         "submodules": len(inner),
     }
+
+
+@handler("demo.sum_up", max_retries=2, retry_delay_seconds=2, timeout_seconds=60)
+def sum_up(context: TaskContext) -> dict[str, Any]:
+    """Assert how much the package payload["package"] holds, by what the readings of its modules have returned."""
+    package, reader = module_named(context.payload["package"]), reader_named(context.payload.get("reader"))
+    results = list(context.inputs().values())
+    definitions = sum(result["definitions"] for result in results)
+    assert_facts([claim_of_package(package, len(results), definitions, reader)])
+    return {"package": package.name, "modules": len(results), "definitions": definitions}
+
+
+def enqueue_package(package: Module, inner: list[Module], parent: UUID, reader: UUID) -> None:
+    """Enqueue the readings of a package's modules, and a task that waits for all their results."""
+    with transaction.atomic():
+        readings = enqueue_readings(inner, gather_fleet().readers, parent, reader)
+        enqueue(
+            "demo.sum_up",
+            {"package": package.name, "reader": str(reader)},
+            name=f"sum up {package.name}",
+            parent=parent,
+            created_by_agent=reader,
+            unique_key=f"demo.sum_up:{package.name}",
+            depends_on=[After(task_id, "data") for task_id in readings],
+        )
 
 
 def enqueue_readings(

@@ -10,7 +10,7 @@ from agents.state import read_state
 from demo.fleet import PLANNER_TYPE, READER_TYPE
 from tasks.models import Task, TaskStatus
 
-TASK_TYPES = ("demo.plan", "demo.read_module")
+TASK_TYPES = ("demo.plan", "demo.read_module", "demo.sum_up")
 OPEN = (TaskStatus.PENDING, TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.PAUSED)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -11,7 +12,7 @@ from django.contrib import admin
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
@@ -23,6 +24,7 @@ from pg.errors import MisterSmithError, Refused
 from pg.filters import read_moment
 from tasks.claim import cancel
 from tasks.control import retry
+from tasks.graph_page import show_graph
 from tasks.known import DONE_BY, FOR_AGENTS, policy_for
 from tasks.limits import BOUNDS, Bounds, check_limit, remove_limit, set_limit
 from tasks.models import (
@@ -176,6 +178,15 @@ class TaskAdmin(BigTableAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         fixed = ["task_type", "payload", "unique_key", "parent"]
         return [*self.readonly_fields, *fixed] if obj else self.readonly_fields
+
+    def get_urls(self) -> list[Any]:
+        page = self.admin_site.admin_view(partial(show_graph, model_admin=self))
+        name = f"tasks_{self.opts.model_name}_graph"
+        return [path("<uuid:pk>/graph/", page, name=name), *super().get_urls()]
+
+    def related_links(self, request: HttpRequest, row: Any) -> list[tuple[str, str]]:
+        page = reverse(f"admin:tasks_{self.opts.model_name}_graph", args=[row.pk])
+        return [("Graph", page), *super().related_links(request, row)]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # cancel it instead; retention removes finished ones

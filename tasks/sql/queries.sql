@@ -633,3 +633,43 @@ WITH RECURSIVE family(task_id) AS (
   UNION
   SELECT q.task_id::uuid FROM family f JOIN tasks.queue q ON q.parent_task_id = f.task_id)
 SELECT task_id FROM family
+
+-- name: tasks_before
+-- What these tasks wait for or were enqueued by, but for the known ones: up to $most, what still blocks first; `number` there
+-- are, of the first $limit.
+WITH near AS (
+  SELECT d.depends_on_task_id::uuid AS task_id, d.released_at IS NULL AS is_open
+  FROM tasks.dependencies d WHERE d.task_id = ANY(%(task_ids)s::uuid[])
+  UNION ALL
+  SELECT q.parent_task_id::uuid, false
+  FROM (SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY(%(task_ids)s::uuid[]) OFFSET 0) w
+  JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
+  WHERE q.parent_task_id IS NOT NULL
+  LIMIT $limit)
+SELECT n.task_id, count(*) OVER () AS number FROM near n
+WHERE n.task_id <> ALL(%(known)s::uuid[])
+GROUP BY n.task_id ORDER BY bool_or(n.is_open) DESC, n.task_id LIMIT $most
+
+-- name: tasks_after
+-- The same the other way: what waits for these tasks, and what they have enqueued.
+WITH near AS (
+  SELECT d.task_id::uuid AS task_id, d.released_at IS NULL AS is_open
+  FROM tasks.dependencies d WHERE d.depends_on_task_id = ANY(%(task_ids)s::uuid[])
+  UNION ALL
+  SELECT q.task_id::uuid, q.completed_at IS NULL FROM tasks.queue q WHERE q.parent_task_id = ANY(%(task_ids)s::uuid[])
+  LIMIT $limit)
+SELECT n.task_id, count(*) OVER () AS number FROM near n
+WHERE n.task_id <> ALL(%(known)s::uuid[])
+GROUP BY n.task_id ORDER BY bool_or(n.is_open) DESC, n.task_id LIMIT $most
+
+-- name: tasks_of_graph
+-- NULL for the status of a task that retention has removed.
+SELECT w.task_id::uuid, w.task_type, q.task_name, q.status::text AS status, q.parent_task_id::uuid AS parent_id
+FROM (SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY(%(task_ids)s::uuid[]) OFFSET 0) w
+LEFT JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
+
+-- name: edges_among
+SELECT d.depends_on_task_id::uuid AS source, d.task_id::uuid AS target, d.dependency_type AS kind, d.released_at IS NULL AS is_open
+FROM tasks.dependencies d
+WHERE d.task_id = ANY(%(task_ids)s::uuid[]) AND d.depends_on_task_id = ANY(%(task_ids)s::uuid[])
+ORDER BY d.dependency_id

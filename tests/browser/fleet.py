@@ -27,7 +27,7 @@ from pg.uuid7 import uuid7
 from recovery.models import Backup, TestResult
 from sessions.lifecycle import open_session
 from tasks.claim import Failure, claim, fail, finish
-from tasks.enqueue import enqueue
+from tasks.enqueue import After, NewTask, enqueue, enqueue_many
 from tasks.models import Pause
 
 PASSWORD = "a password of the tests"
@@ -98,7 +98,16 @@ def make_tasks(planner: UUID, readers: list[UUID]) -> tuple[UUID, UUID, UUID]:
     fail(second, Failure("ValueError: 13 is no text", {"traceback": "..."}))
     running = [enqueue("echo", {"number": number}) for number in range(5)]
     claim("echo", readers[1], limit=2)
-    waiting = enqueue("echo", {"text": "later"}, depends_on=[running[-1]], unique_key="later")
+    parts = [
+        After(running[-1], "start"),
+        After(running[0], "resource"),
+        *(After(task_id, "data") for task_id in running[1:3]),
+    ]
+    waiting = enqueue("echo", {"text": "later"}, depends_on=parts, unique_key="later")
+    enqueue_many(
+        NewTask(task_type="echo", name=f"report {number}", parent=waiting, depends_on=[waiting])
+        for number in range(10)
+    )
     Pause.objects.create(task_type="rebuild", reason="the index is being moved", paused_by="admin")
     return completed, failed, waiting
 

@@ -21,6 +21,7 @@ Address = Callable[[Fleet], str]
 PAGES: dict[str, Address] = {
     "home": lambda fleet: reverse("admin:index"),
     "failed task": lambda fleet: reverse("admin:tasks_task_change", args=[fleet.failed_task]),
+    "graph of a task": lambda fleet: reverse("admin:tasks_task_graph", args=[fleet.waiting_task]),
     "add a task": lambda fleet: reverse("admin:tasks_task_add"),
     "add a pause": lambda fleet: reverse("admin:tasks_pause_add"),
     "history of an agent": lambda fleet: reverse("admin:agents_agent_history", args=[fleet.planner]),

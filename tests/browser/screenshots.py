@@ -34,6 +34,16 @@ def open_first_row(address: str) -> Callable[[Page], None]:
     return open_it
 
 
+def open_graph(page: Page) -> None:
+    """Of what sums up a package in the demo's fleet; of any task elsewhere."""
+    page.goto("/admin/tasks/task/?task_type=demo.sum_up")
+    if not page.locator(FIRST_ROW).count():
+        page.goto("/admin/tasks/task/?status=pending")
+    page.locator(FIRST_ROW).last.click()
+    page.get_by_role("link", name="Graph", exact=True).click()
+    page.wait_for_load_state("networkidle")
+
+
 def open_address(address: str) -> Callable[[Page], None]:
     def open_it(page: Page) -> None:
         page.goto(address, wait_until="networkidle")
@@ -48,6 +58,7 @@ SHOTS: dict[str, tuple[Callable[[Page], None], bool]] = {
     "agent": (open_first_row("/admin/agents/agent/?q=reader-1"), False),
     "task": (open_first_row("/admin/tasks/task/?status=completed"), False),
     "tasks": (open_address("/admin/tasks/task/"), True),
+    "task-graph": (open_graph, False),
     "search": (open_address("/admin/knowledge/fact/search/?q=parse+command+line+options"), False),
     "drills": (open_address("/admin/recovery/testresult/"), False),
     "bridge": (open_address("/admin/bridge/process/live/"), False),
