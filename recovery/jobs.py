@@ -5,7 +5,9 @@ from typing import Any
 
 from celery import shared_task
 from django.conf import settings
+from django.utils import timezone
 
+from monitoring.alarms import evaluate_rules
 from pg.errors import Refused
 from recovery.continuity import look_at_archive
 from recovery.cross import back_up_cross
@@ -64,9 +66,12 @@ def weekly_backup_job() -> dict[str, object]:
 
 @shared_task(name="recovery.look_at_archive", soft_time_limit=600, time_limit=660)
 def look_at_archive_job() -> list[str]:
-    """Look for gaps in the WAL archive; return the problems. Safe twice, late or beside itself: rows say what was
-    seen."""
-    return look_at_archive().problems
+    """Look for gaps in the WAL archive; return the problems, of which the alarm tells at once, not at its next turn.
+    Safe twice, late or beside itself: rows say what was seen."""
+    problems = look_at_archive().problems
+    if problems:
+        evaluate_rules(timezone.now())
+    return problems
 
 
 @shared_task(name="recovery.drill", **COMES_BACK)

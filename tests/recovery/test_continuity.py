@@ -7,9 +7,11 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from monitoring.alarms import ringing
 from monitoring.registry import Check, run_check
 from recovery import checks, figures
 from recovery.continuity import look_at_archive
+from recovery.jobs import look_at_archive_job
 from recovery.models import ArchiveState, RestorePoint, WalSegment
 from recovery.wal import open_archive
 
@@ -61,6 +63,15 @@ def test_a_missing_segment_is_named_and_ends_what_can_be_reached(story):
     assert problem.startswith(f"{gap.name[:24]}: missing")
     assert look.last_commit_at < story.moments["late"].time
     assert WalSegment.objects.get(name=gap.name[:24]).stored_bytes == 0
+
+
+def test_the_look_that_finds_a_gap_rings_the_alarm_itself(story):
+    """So it is an alarm within a minute: looks are a minute apart, and nobody waits for the rules' next turn."""
+    look_at_archive_job()
+    assert "gap in the WAL archive" not in [rule.name for rule in ringing()]
+    story.segment_of(story.moments["middle"].lsn).unlink()
+    look_at_archive_job()
+    assert "gap in the WAL archive" in [rule.name for rule in ringing()]
 
 
 @pytest.mark.parametrize("spoil", [
