@@ -90,14 +90,15 @@ def measure_claim(leaf: str) -> tuple[float, float]:
 
 
 def buffers_of_claim() -> float:
-    from django.db import connection, transaction
+    from django.db import transaction
 
+    from pg.prepared import run_prepared
     from tasks.turn import parameters_of, turn_of
 
-    with transaction.atomic(), connection.cursor() as cursor:
-        parameters = parameters_of("echo", me(), (), BATCH)
-        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {turn_of('echo')}", parameters)
-        plan = cursor.fetchone()[0][0]["Plan"]
+    with transaction.atomic():
+        statement = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {turn_of('echo')}"
+        ((found,),) = run_prepared(statement, parameters_of("echo", me(), (), BATCH))
+        plan = found[0]["Plan"]
     return float(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 

@@ -58,8 +58,8 @@ class Link:
         self.reconnects = 0
         self._closing = False
         self._nc: NatsClient | None = None
-        self._due: set[str] = set()  # subjects to be sent, and when each was last
-        self._last_sent: dict[str, float] = {}
+        self._due: set[tuple[str, bytes]] = set()  # what is to be sent, and when each was last
+        self._last_sent: dict[tuple[str, bytes], float] = {}
         self._sending: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
@@ -95,23 +95,24 @@ class Link:
             raise self._unreachable()
         return asyncio.run_coroutine_threadsafe(work(client), self._loop)
 
-    def send(self, subject: str) -> None:
-        """Publish an empty core message if the connection is up; nobody learns whether it arrives.
+    def send(self, subject: str, data: bytes = b"") -> None:
+        """Publish a core message if the connection is up; nobody learns whether it arrives.
 
-        At most one of a subject every SPACING_SECONDS: of those that are asked for meanwhile, one goes out at the end.
+        At most one of its kind every SPACING_SECONDS: of those that are asked for meanwhile, one goes out at the end.
         """
-        if subject not in self._due and self.is_connected():
-            self._due.add(subject)
-            self._loop.call_soon_threadsafe(self._send_in_time, subject)
+        message = subject, data
+        if message not in self._due and self.is_connected():
+            self._due.add(message)
+            self._loop.call_soon_threadsafe(self._send_in_time, message)
 
-    def _send_in_time(self, subject: str) -> None:
-        moment = self._last_sent.get(subject, 0.0) + SPACING_SECONDS
-        self._loop.call_at(max(moment, self._loop.time()), self._send, subject)
+    def _send_in_time(self, message: tuple[str, bytes]) -> None:
+        moment = self._last_sent.get(message, 0.0) + SPACING_SECONDS
+        self._loop.call_at(max(moment, self._loop.time()), self._send, message)
 
-    def _send(self, subject: str) -> None:
-        self._due.discard(subject)  # first: what is asked for from now on is sent again
-        self._last_sent[subject] = self._loop.time()
-        sending = self._loop.create_task(self._client.result().nc.publish(subject))
+    def _send(self, message: tuple[str, bytes]) -> None:
+        self._due.discard(message)  # first: what is asked for from now on is sent again
+        self._last_sent[message] = self._loop.time()
+        sending = self._loop.create_task(self._client.result().nc.publish(*message))
         self._sending.add(sending)
         sending.add_done_callback(self._forget)
 

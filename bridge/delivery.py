@@ -17,6 +17,7 @@ from bridge.outbox import Row, Slot
 from bridge.publisher import BAD_SUBJECT, TOO_LARGE, Last, Message, Outcome, read_last, read_sync_ids
 
 WAKE_SUBJECT = "bridge.wake"  # core NATS, lossy: tells the relay that something was committed
+WORK = b"work"  # a wake-up with it: tasks are ready, for agents whose claims wait; the relay has time
 ORIGIN = {SYNC_ORIGIN: "pg"}
 ABSENT = Last(0)
 TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

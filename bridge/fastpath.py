@@ -21,6 +21,7 @@ from bridge.breaker import Breaker
 from bridge.connection import Client, link
 from bridge.delivery import (
     WAKE_SUBJECT,
+    WORK,
     find_refusal,
     is_conflict,
     is_superseded,
@@ -45,25 +46,26 @@ def touch(bucket: str, key: str, using: str = DEFAULT_DB_ALIAS) -> None:
     """Have the key pushed when the current transaction commits (at once outside of one); cheap to repeat."""
     db = connections[using]
     hook = find_hook(db)
-    if hook is not None:
+    if hook is None:
+        hang(db, CommitHook(using, (bucket, key)))
+    else:
         hook.add((bucket, key))
-        return
-    hook = CommitHook(using, (bucket, key))
-    _hooks[db] = (len(db.run_on_commit), hook)
-    transaction.on_commit(hook, using=using, robust=True)
 
 
-def wake_relay(using: str = DEFAULT_DB_ALIAS) -> None:
-    """Have the relay told of the commit, and nothing pushed: for changes too frequent to wait for NATS each time."""
+def tell_of_work(using: str = DEFAULT_DB_ALIAS) -> None:
+    """Have those told of the commit who wait for ready tasks, and nothing pushed: the relay comes by soon enough."""
     db = connections[using]
     if find_hook(db) is None:
-        hook = CommitHook(using)
-        _hooks[db] = (len(db.run_on_commit), hook)
-        transaction.on_commit(hook, using=using, robust=True)
+        hang(db, CommitHook(using))
+
+
+def hang(db: BaseDatabaseWrapper, hook: "CommitHook") -> None:
+    _hooks[db] = (len(db.run_on_commit), hook)
+    transaction.on_commit(hook, using=hook.using, robust=True)
 
 
 class CommitHook:
-    """The one callback of a transaction, with the keys that it touched."""
+    """The one callback of a transaction, with the keys that it touched; none: it made tasks ready, no more."""
 
     def __init__(self, using: str, *keys: Key) -> None:
         self.using = using
@@ -78,7 +80,7 @@ class CommitHook:
             if 0 < len(self.keys) <= MAX_KEYS and not breaker.is_open():
                 push(self.using, self.keys)
                 breaker.reset()
-            link().send(WAKE_SUBJECT)
+            link().send(WAKE_SUBJECT, b"" if self.keys else WORK)
         except Unreachable as error:
             breaker.miss() if link().is_connected() else breaker.trip()
             log.debug("left to the relay: %s", error)
@@ -154,10 +156,14 @@ def connect_signals() -> None:
             signal.connect(receiver, sender=name, weak=False, dispatch_uid=f"bridge.{name}")
 
 
-def touch_tasks(task_ids: Iterable[Any], is_work: bool = False, **kwargs: Any) -> None:
-    """Push what people and agents do to tasks; of the work itself, claims and ends, only tell the relay."""
+def touch_tasks(
+    task_ids: Iterable[Any], is_work: bool = False, is_ready: bool = False, **kwargs: Any
+) -> None:
+    """Push what people and agents do to tasks. The work itself, thousands of steps a second, is the relay's; only where
+    it made tasks ready are those told whose claims wait."""
     if is_work:
-        wake_relay()
+        if is_ready:
+            tell_of_work()
         return
     for task_id in task_ids:
         touch("TASK_STATE", str(task_id))

@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from nats.aio.msg import Msg
 
 from bridge import setup
-from bridge.delivery import WAKE_SUBJECT
+from bridge.delivery import WAKE_SUBJECT, WORK
 from bridge.fence import try_lead
 from bridge.hold import require_free
 from bridge.lags import Lags
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 STANDBY_SECONDS = 0.5
 STOP_SECONDS = 0.2  # how soon an idle relay sees that it shall stop
 RETRY_SECONDS = 0.5
+WORK_SECONDS = 0.05  # of many tasks' steps at once, fewer are messages: those of workers wait for so long
 RELAY_SETTINGS = (
     "SET application_name = 'mistersmith relay'",
     "SET synchronous_commit = off",  # a delete that is lost is repeated, and seen by its Sync-Id
@@ -57,6 +58,7 @@ class Relay:
         self.totals: Counter[str] = Counter()
         self._stopping = False
         self._woken = threading.Event()
+        self._is_urgent = False
         self._listener = Listener(WAKE_SUBJECT, self._wake)
         self._is_prepared = False
 
@@ -94,6 +96,7 @@ class Relay:
     def turn(self, db: BaseDatabaseWrapper) -> None:
         """Run one batch and wait until the next is due."""
         started = time.monotonic()
+        self._is_urgent = False
         self._woken.clear()
         try:
             self.prepare(db)
@@ -120,6 +123,9 @@ class Relay:
         self._is_prepared = True
 
     async def _wake(self, message: Msg) -> None:
+        if message.data == WORK and self.poll_seconds <= WORK_SECONDS:
+            return  # the poll comes as soon
+        self._is_urgent |= message.data != WORK
         self._woken.set()
 
     def report(self, batch: Batch) -> None:
@@ -139,11 +145,19 @@ class Relay:
         return {"leads": self.is_leading, **self.totals, "lag_ms": self.lags.quantiles()}
 
     def wait(self, batch: Batch, started: float) -> None:
-        """Go on at once while there are rows (but keep the gap); else wait for a wake-up or the next poll."""
-        if batch.read and not batch.is_stuck:
+        """Go on at once (but keep the gap) while a batch does not hold all there is; else wait for a wake-up or the
+        next poll. Work comes in streams: going on for each row of it would make many small batches of one."""
+        if batch.read:
             time.sleep(max(0.0, self.gap_seconds - (time.monotonic() - started)))
+        if has_more(batch, self.batch_rows):
             return
         due = started + self.poll_seconds
         while not self._stopping and (left := due - time.monotonic()) > 0:
             if self._woken.wait(min(left, STOP_SECONDS)):
-                return
+                self._woken.clear()
+                due = started if self._is_urgent else min(due, started + WORK_SECONDS)
+
+
+def has_more(batch: Batch, limit: int) -> bool:
+    """Tell whether rows are left that were there when the batch was read, and that it makes sense to try at once."""
+    return not batch.is_stuck and (batch.read >= limit or batch.doubtful > 0)

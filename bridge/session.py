@@ -8,10 +8,8 @@ from typing import Any
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
 
-from bridge.arrays import Array
+from pg.arrays import Array, ArrayDumper
 
 ONLY_WHEN_ASKED = 1 << 31  # executions after which psycopg would prepare a statement by itself
 # A kept plan must do whatever the tables held when it was made, nothing perhaps: so by index, in the index's order.
@@ -86,12 +84,3 @@ def execute_bound(
         cursor.adapters.register_dumper(Array, ArrayDumper)
         cursor.execute(statement, parameters, prepare=True)
         return list(cursor.fetchall()) if cursor.description else []
-
-
-class ArrayDumper(Dumper):
-    """Hands an Array over as it is; the query's cast says of which type it is."""
-
-    format = Format.BINARY
-
-    def dump(self, obj: Array) -> bytes:
-        return obj.data

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge import arrays
 from bridge.mirrors import MIRRORS, Mirror
+from pg import arrays
 from pg.queries import Queries
 
 QUERIES = Queries("bridge")

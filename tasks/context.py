@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -27,12 +28,16 @@ class TaskContext:
         self.attempt: int = claimed.attempt  # from 1
         self.agent_id: UUID = claimed.worker  # the worker process, itself a registered agent
         self.timeout_seconds: float = claimed.timeout_seconds
-        self.logger = logging.LoggerAdapter(
-            logging.getLogger(f"tasks.{claimed.task_type}"), {"task_id": str(claimed.task_id)}
-        )
         self._is_lost = False
         # what measures the attempt's time stops for as long as the handler stands still: set by whoever measures
         self.stopped_clocks: list[Callable[[], AbstractContextManager[None]]] = []
+
+    @cached_property
+    def logger(self) -> "logging.LoggerAdapter[logging.Logger]":
+        """Logs as `tasks.<type>`, with the task's id."""
+        return logging.LoggerAdapter(
+            logging.getLogger(f"tasks.{self.task_type}"), {"task_id": str(self.task_id)}
+        )
 
     def lose(self) -> None:
         """Note that the task was cancelled or taken over (called by the worker's heartbeat)."""

@@ -51,9 +51,9 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
             _add_dependencies(tasks, rows, ids)
     except IntegrityError as error:
         raise _refusal(error) from error
-    if tasks_changed.has_listeners():
-        tasks_changed.send(None, task_ids=ids, is_work=True)
     tickets.send_on_commit(task.task_type for task in tasks)
+    if tasks_changed.has_listeners():
+        tasks_changed.send(None, task_ids=ids, is_work=True, is_ready=True)
     return ids
 
 

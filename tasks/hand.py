@@ -15,6 +15,7 @@ from tasks.claim import Claimed, Ended, grace_seconds
 from tasks.context import TaskContext
 
 BATCH_SECONDS = 0.2  # what is claimed at once should be done by then
+SHORT_SECONDS = 0.02  # others need not be called while one of these runs
 ALONE_SECONDS = 1.0  # whoever runs for longer runs alone: what waits is given back, what is done is stored
 
 
@@ -117,6 +118,11 @@ class Pace:
     def __init__(self, most: int) -> None:
         self.most, self.size, self.mean_seconds = most, 1, 0.0
         self.is_careful = False
+
+    @property
+    def is_short(self) -> bool:
+        """Tell whether the type's tasks are known to be over as soon as somebody else could begin one."""
+        return 0 < self.mean_seconds < SHORT_SECONDS
 
     def note(self, number: int, seconds: float) -> None:
         """Learn from `number` tasks that took `seconds` together, storing them included."""

@@ -99,28 +99,38 @@ def sweep_job() -> dict[str, int]:
 def drain(task_type: str, worker: Worker, may_recruit: bool) -> tuple[int, bool]:
     """Claim and run until nothing is left or SLICE_SECONDS are over; return how many, and whether none is left.
 
-    One task per claim at first; several of a type that proves to be short (tasks.hand.Pace).
+    One task per claim at first; several of a type that proves to be short (tasks.hand.Pace). Where more is ready,
+    another worker is called: before the first task, or after it where such tasks are over at once.
     """
     deadline = time.monotonic() + SLICE_SECONDS
+    pace = worker.pace_of(task_type)
     take(worker, task_type, claim(task_type, worker.agent_id))
-    if worker.hand.waiting and may_recruit and has_ready(task_type):
-        tickets.send_now([task_type])  # this one is busy now: another worker takes the next
+    if worker.hand.waiting and may_recruit and not pace.is_short:
+        may_recruit = recruit(task_type)
     number, began = 0, time.monotonic()
     try:
         while at_once := run_waiting(worker.hand):
             number += at_once
             is_over = time.monotonic() >= deadline
-            pace = worker.pace_of(task_type)
             following = settle(task_type, worker.agent_id, worker.hand, 0 if is_over else pace.size)
             take(worker, task_type, following)
             pace.note(at_once, (now := time.monotonic()) - began)
             began = now
             if is_over:
                 return number, False
+            if following and may_recruit:
+                may_recruit = recruit(task_type)
         return number, True
     finally:  # where something was raised: what was not begun goes back, what cannot be stored is left to its lease
         worker.leave_alone()
         worker.hand.take_done()
+
+
+def recruit(task_type: str) -> bool:
+    """Call another worker if more is ready; return False: once per ticket, the next one calls the next. One query."""
+    if has_ready(task_type):
+        tickets.send_now([task_type])
+    return False
 
 
 def take(worker: Worker, task_type: str, claimed: Sequence[Claimed]) -> None:

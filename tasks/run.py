@@ -15,6 +15,7 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from monitoring import tracing
 from monitoring.logs import log_ids
@@ -195,12 +196,11 @@ def decide_retry(error: BaseException, policy: Policy, retry_count: int) -> tupl
 
 def open_transactions() -> set[str]:
     """Return the aliases of the connections that are inside a transaction."""
-    return {
-        connection.alias
-        for connection in connections.all(initialized_only=True)
-        if connection.connection is not None
-        and (connection.in_atomic_block or not connection.get_autocommit())
-    }
+    return {db.alias for db in connections.all(initialized_only=True) if is_inside(db)}
+
+
+def is_inside(db: BaseDatabaseWrapper) -> bool:
+    return db.connection is not None and (db.in_atomic_block or not db.get_autocommit())
 
 
 def leave_connections_clean(ours: set[str]) -> None:
@@ -210,10 +210,12 @@ def leave_connections_clean(ours: set[str]) -> None:
     one out of the pool for each task, and looking at it, costs more than a short task does (config.celery lets go of
     them between jobs).
     """
-    for alias in open_transactions() - ours:
-        log.warning("a handler left a transaction of %s open: rolled back", alias)
-        connections[alias].close()
-        del connections[alias]
-    for connection in connections.all(initialized_only=True):
-        if connection.alias not in ours and connection.errors_occurred:
-            connection.close_if_unusable_or_obsolete()
+    for db in connections.all(initialized_only=True):
+        if db.alias in ours:
+            continue
+        if is_inside(db):
+            log.warning("a handler left a transaction of %s open: rolled back", db.alias)
+            db.close()
+            del connections[db.alias]
+        elif db.errors_occurred:
+            db.close_if_unusable_or_obsolete()

@@ -127,5 +127,5 @@ def terminate_lost_workers() -> int:
 
 
 def _announced(rows: list[dict[str, Any]]) -> int:
-    announce(row["task_id"] for row in rows)
+    announce((row["task_id"] for row in rows), is_ready=True)
     return len(rows)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from django.conf import settings
 
+from pg.arrays import ids, integers, jsons, numbers, texts
 from pg.json import dump_json
 from pg.prepared import run_prepared
 from tasks.leaves import leaf_of
@@ -18,7 +19,6 @@ from tasks.usage import Usage
 
 LEASE_MARGIN_SECONDS = 5.0  # the lease ends that much after the hard time-out, which is recorded first
 NOT_MEASURED = Usage()
-MEASURES = ("cpu_time_ms", "memory_peak_mb", "io_operations")
 TURN = (
     "SELECT * FROM $turn(%s::text, %s::uuid, %s::uuid[], %s::integer[], %s::uuid[], %s::jsonb[],"
     " %s::bigint[], %s::integer[], %s::bigint[], %s::text[],"
@@ -125,13 +125,16 @@ def parameters_of(
     return [
         task_type,
         worker,
-        [item.claimed.task_id for item in items],
-        [item.claimed.attempt for item in items],
-        [item.claimed.execution_id for item in items],
-        [dump_json(item.result) for item in items],
-        *([getattr(item.usage, name) for item in items] for name in MEASURES),
-        [item.logs for item in items],
+        ids([item.claimed.task_id for item in items]),
+        integers([item.claimed.attempt for item in items]),
+        ids([item.claimed.execution_id for item in items]),
+        jsons([dump_json(item.result) for item in items]),
+        numbers([item.usage.cpu_time_ms for item in items]),
+        integers([item.usage.memory_peak_mb for item in items]),
+        numbers([item.usage.io_operations for item in items]),
+        texts([item.logs for item in items]),
         limit,
         limit if limit_if_limited is None else limit_if_limited,
-        *lease_limits().values(),
+        lease_seconds(),
+        grace_seconds() + LEASE_MARGIN_SECONDS,
     ]

@@ -1,7 +1,8 @@
 """What an attempt uses, measured in its own process."""
 
+import os
 import resource
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -19,44 +20,38 @@ class Usage:
 
 
 class Meter:
-    """What this process and its ended children use from now on."""
+    """What this process and its ended children use from now on.
+
+    Linux starts a process's memory peak anew when it is told to. Where it does not let us, and in a process whose
+    starter was larger before `exec`, the peak is not of the attempt alone.
+    """
 
     def __init__(self) -> None:
-        self.cpu, self.blocks = _cpu_seconds(), _io_operations()
-        self.has_own_peak = _reset_memory_peak()
+        _reset_memory_peak()
+        self.cpu_seconds, self.blocks, _ = _used()
 
     def read(self) -> Usage:
+        cpu_seconds, blocks, peak_kb = _used()
         return Usage(
-            cpu_time_ms=round(max(0.0, _cpu_seconds() - self.cpu) * 1000),
-            memory_peak_mb=_memory_peak_mb(self.has_own_peak),
-            io_operations=max(0, _io_operations() - self.blocks),
+            cpu_time_ms=round(max(0.0, cpu_seconds - self.cpu_seconds) * 1000),
+            memory_peak_mb=peak_kb // 1024,
+            io_operations=max(0, blocks - self.blocks),
         )
 
 
-def _cpu_seconds() -> float:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+def _used() -> tuple[float, int, int]:
+    """Return seconds of processor time, blocks read and written, and the memory peak in kB. Two calls of the kernel:
+    each task pays for them."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    blocks = own.ru_inblock + own.ru_oublock + children.ru_inblock + children.ru_oublock
+    return seconds, blocks, own.ru_maxrss
 
 
-def _io_operations() -> int:
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(each.ru_inblock + each.ru_oublock for each in used)
-
-
-def _reset_memory_peak() -> bool:
-    """Start VmHWM anew; return False where the kernel does not let us: then the peak is of the process's whole life."""
-    try:
-        with open("/proc/self/clear_refs", "wb", buffering=0) as file:
-            file.write(b"5")
-    except OSError:
-        return False
-    return True
-
-
-def _memory_peak_mb(has_own_peak: bool) -> int:
-    if has_own_peak:
-        with open("/proc/self/status", "rb", buffering=0) as file:  # one read: each task pays for it
-            _, found, rest = file.read().partition(b"VmHWM:")
-        if found:
-            return int(rest.split(None, 1)[0]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+def _reset_memory_peak() -> None:
+    with suppress(OSError):
+        file = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        try:
+            os.write(file, b"5")
+        finally:
+            os.close(file)

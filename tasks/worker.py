@@ -4,6 +4,7 @@ A thread with a database connection of its own beats for it and renews the lease
 the process where a handler ignores its time-out or its cancellation. Celery then replaces that process alone.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -182,6 +183,7 @@ def prepare_parent(**_: Any) -> None:
     finally:
         connections.close_all()  # no connection crosses the fork
         close_pools()
+        gc.freeze()  # what is imported by now stays: else each full collection walks through it, and copies its pages
 
 
 @signals.worker_process_init.connect(weak=False)

@@ -10,7 +10,9 @@ from django.db import connection as db
 
 from agents.models import Agent, AgentState
 from bridge import connection, fence
-from bridge.runner import Relay
+from bridge.relay import Batch
+from bridge.runner import Relay, has_more
+from tasks.enqueue import enqueue
 from tests.bridge.conftest import empty_outbox, history, outbox, rows, value, wait_until
 
 pytestmark = pytest.mark.usefixtures("committed")
@@ -62,6 +64,26 @@ def test_a_commit_wakes_the_relay_long_before_its_poll(jetstream, agent):
         wait_until(lambda: relay.is_leading and not outbox())
         write(agent, "a", 1)
         wait_until(is_there(agent, "a", 1))
+
+
+def test_enqueued_work_is_fetched_soon_however_far_the_poll(jetstream):
+    with running(Relay(poll_seconds=60)) as relay:
+        wait_until(lambda: relay.is_leading and not outbox())
+        task_id = enqueue("echo")
+        wait_until(lambda: (value("TASK_STATE", str(task_id)) or {}).get("status") == "queued")
+
+
+@pytest.mark.parametrize(
+    ("batch", "goes_on"),
+    [
+        (Batch(read=9, done_ids=[1]), False),
+        (Batch(read=10, done_ids=[1]), True),
+        (Batch(read=9, done_ids=[1], doubtful=1), True),
+        (Batch(read=10, doubtful=10), False),
+    ],
+)
+def test_a_relay_goes_on_at_once_while_rows_are_left_that_move(batch, goes_on):
+    assert has_more(batch, limit=10) is goes_on
 
 
 def test_one_relay_leads_and_another_takes_over(jetstream, agent):

@@ -125,6 +125,24 @@ def test_what_waits_behind_a_long_task_goes_back_and_what_is_done_is_stored(
     assert second.status == "running"
 
 
+@pytest.mark.parametrize(
+    ("mean_seconds", "called_at"), [(0.0, ["call", 0]), (0.019, [0, "call"]), (0.021, ["call", 0])]
+)
+def test_another_worker_is_called_before_a_task_that_may_take_long_and_after_a_short_one(
+    handles, this_worker, no_broker, monkeypatch, mean_seconds, called_at
+):
+    seen = []
+    handles("mine", lambda context: seen.append(context.payload))
+    monkeypatch.setattr(jobs, "recruit", lambda task_type: seen.append("call") or False)
+    this_worker.pace_of("mine").most = 1
+    this_worker.pace_of("mine").mean_seconds = mean_seconds
+    for number in range(3):
+        enqueue("mine", number)
+    jobs.run_ticket("mine")
+    assert seen[:2] == called_at
+    assert sorted(map(str, seen)) == ["0", "1", "2", "call"], "once per ticket"
+
+
 def run_until_none_is_left():
     from django.db import connection
 

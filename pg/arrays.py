@@ -2,23 +2,29 @@
 element by itself, and text would be written with quotes here, and read again there, twice.
 
 The query says of which type an array is (`%(keys)s::text[]`); its parameters are bound by the server
-(`bridge.session.execute_bound`).
+(`pg.prepared.run_prepared`, `bridge.session.execute_bound`).
 """
 
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID as Uuid
+
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
 
 NULL = b"\xff\xff\xff\xff"
 HEADER = struct.Struct(
     ">iiIii"
 )  # dimensions, whether there are NULLs, the elements' type, their number, lower bound
 NUMBER = struct.Struct(">iq")
+INTEGER = struct.Struct(">ii")
+JSONB_VERSION = b"\1"
 BOOLEAN = {True: b"\0\0\0\1\1", False: b"\0\0\0\1\0", None: NULL}
 EPOCH_SECONDS = 946_684_800  # PostgreSQL counts from 2000-01-01, in microseconds
 # oids of types that are part of the protocol (pg_type.dat)
-BOOL, INT8, TEXT, TIMESTAMPTZ, UUID = 16, 20, 25, 1184, 2950
+BOOL, INT8, INT4, TEXT, TIMESTAMPTZ, UUID, JSONB = 16, 20, 23, 25, 1184, 2950, 3802
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,15 @@ class Array:
     data: bytes
 
 
+class ArrayDumper(Dumper):
+    """Hands an Array over as it is; the query's cast says of which type it is."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: Array) -> bytes:
+        return obj.data
+
+
 def texts(values: Sequence[str | None]) -> Array:
     encoded = [None if value is None else value.encode() for value in values]
     return join(TEXT, [NULL if e is None else len(e).to_bytes(4, "big") + e for e in encoded])
@@ -35,6 +50,20 @@ def texts(values: Sequence[str | None]) -> Array:
 
 def uuids(values: Sequence[str]) -> Array:
     return join(UUID, [b"\0\0\0\x10" + bytes.fromhex(value.replace("-", "")) for value in values])
+
+
+def ids(values: Sequence[Uuid]) -> Array:
+    return join(UUID, [b"\0\0\0\x10" + value.bytes for value in values])
+
+
+def jsons(values: Sequence[str]) -> Array:
+    encoded = [JSONB_VERSION + value.encode() for value in values]
+    return join(JSONB, [len(each).to_bytes(4, "big") + each for each in encoded])
+
+
+def integers(values: Sequence[int | None]) -> Array:
+    pack = INTEGER.pack
+    return join(INT4, [NULL if value is None else pack(4, value) for value in values])
 
 
 def numbers(values: Sequence[int | None]) -> Array:
