@@ -89,6 +89,20 @@ def test_a_connection_goes_back_and_is_used_again(make):
     assert ask(wrapper, "SELECT pg_backend_pid()") == first
 
 
+def test_the_one_that_came_back_last_is_given_out_first(make):
+    """Its plans are made, and those that nobody needs can lie idle until they are given up."""
+    wrapper = make()
+    ask(wrapper)
+    pool = wrapper.pool
+    first, second = pool.getconn(), pool.getconn()
+    pool.putconn(first)
+    pool.putconn(second)
+    found = [pool.getconn(), pool.getconn()]
+    assert found == [second, first]
+    for connection in found:
+        pool.putconn(connection)
+
+
 def test_sessions_have_the_time_outs_of_their_pool_and_its_name(make):
     wrapper = make()
     assert ask(wrapper, "SHOW statement_timeout") == "5min"
