@@ -43,6 +43,9 @@ class OutboxRow(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     strategy = models.TextField(null=True, choices=Strategy)
     expires_at = models.DateTimeField(null=True)
+    event = models.TextField(
+        null=True, help_text="the subject on TASK_EXECUTION under which the payload is an event too"
+    )
 
     class Meta:
         db_table = '"bridge"."outbox"'

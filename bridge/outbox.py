@@ -20,9 +20,13 @@ RECENT_IDS = 2_000  # how far back the fast path looks for the rows of a commit 
 
 READ_OLDEST = (
     "SELECT outbox_id, target, key, op::text, base_revision, payload::text, strategy,"
-    f" {SECONDS_LEFT}, extract(epoch FROM clock_timestamp() - created_at)::float8 FROM bridge.outbox o"
+    f" {SECONDS_LEFT}, extract(epoch FROM clock_timestamp() - created_at)::float8, event FROM bridge.outbox o"
     f" WHERE {NOT_HELD} ORDER BY outbox_id LIMIT %(limit)s::int"
 )
+
+
+EVENTS = "TASK_EXECUTION"  # the stream of the events that values carry along
+Part = tuple[int, bool]  # outbox id, whether it is the event: what tells the messages of a row apart
 
 
 class Slot(NamedTuple):
@@ -34,9 +38,9 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of bridge.outbox. `payload` is JSON text; None for a delete. `strategy` None: as the rules say;
-    `seconds_left` None: the value does not expire;
-    when the row was read, by PostgreSQL's clock."""
+    """What one message is made of: a row of bridge.outbox, or the value or the event of one that is both, under the same
+    `outbox_id`. `payload` is JSON text; None for a delete. `strategy` None: as the rules say; `seconds_left` None: the
+    value does not expire; both when the row was read, by PostgreSQL's clock."""
 
     outbox_id: int
     target: str
@@ -53,6 +57,10 @@ class Row:
         return self.op == Op.EVENT
 
     @cached_property
+    def part(self) -> Part:
+        return self.outbox_id, self.is_event
+
+    @cached_property
     def slot(self) -> Slot:
         if self.is_event:
             return Slot(self.target, self.key)
@@ -64,8 +72,19 @@ class Row:
 
 
 def read_rows(db: BaseDatabaseWrapper, limit: int) -> list[Row]:
-    """Return the oldest rows that no quarantined row of their key holds back."""
-    return [Row(*row) for row in execute_bound(db, READ_OLDEST, {"limit": limit})]
+    """Return the oldest rows that no quarantined row of their key holds back; two for one that carries an event."""
+    rows: list[Row] = []
+    for *columns, event in execute_bound(db, READ_OLDEST, {"limit": limit}):
+        row = Row(*columns)
+        rows.append(row)
+        if event is not None:
+            rows.append(event_of(row, event))
+    return rows
+
+
+def event_of(row: Row, subject: str) -> Row:
+    """Return the event of a row that is a value too."""
+    return Row(row.outbox_id, EVENTS, subject, Op.EVENT, None, row.payload, age_seconds=row.age_seconds)
 
 
 def read_newest(db: BaseDatabaseWrapper, keys: Iterable[tuple[str, str]]) -> list[Row]:
@@ -85,27 +104,55 @@ def read_newest(db: BaseDatabaseWrapper, keys: Iterable[tuple[str, str]]) -> lis
 
 
 def delete_rows(db: BaseDatabaseWrapper, ids: Sequence[int]) -> None:
-    """Forget rows by id; those that are gone already do not matter."""
+    """Forget rows by id, with their events; those that are gone already do not matter."""
     with db.cursor() as cursor:
-        cursor.execute("DELETE FROM bridge.outbox WHERE outbox_id = ANY(%s)", [list(ids)])
+        cursor.execute("SELECT bridge.forget(%s::bigint[])", [list(ids)])
+
+
+QUARANTINE_VALUE = f"""
+WITH gone AS (
+  DELETE FROM bridge.outbox WHERE target = %(target)s AND key = %(key)s AND outbox_id <= %(outbox_id)s RETURNING *
+)
+INSERT INTO bridge.quarantine ({COLUMNS}, created_at, error, attempts)
+SELECT {COLUMNS}, created_at, %(error)s, %(attempts)s FROM gone WHERE outbox_id = %(outbox_id)s ON CONFLICT DO NOTHING
+"""
+# An event that was refused for good was never stored: it may have another id, where its value has this one.
+QUARANTINE_EVENT = """
+WITH apart AS (
+  UPDATE bridge.outbox SET event = NULL WHERE outbox_id = %(outbox_id)s AND event = %(key)s RETURNING payload, created_at
+), gone AS (
+  DELETE FROM bridge.outbox WHERE outbox_id = %(outbox_id)s AND op = 'E' RETURNING payload, created_at
+), found AS (
+  SELECT true AS is_taken, a.* FROM apart a UNION ALL
+  SELECT EXISTS (SELECT FROM bridge.quarantine q WHERE q.outbox_id = %(outbox_id)s), g.* FROM gone g
+)
+INSERT INTO bridge.quarantine (outbox_id, target, key, op, payload, created_at, error, attempts)
+SELECT CASE WHEN is_taken THEN nextval(pg_get_serial_sequence('bridge.outbox', 'outbox_id')) ELSE %(outbox_id)s END,
+       %(target)s, %(key)s, 'E', payload, created_at, %(error)s, %(attempts)s FROM found
+"""
 
 
 def quarantine_row(db: BaseDatabaseWrapper, row: Row, error: str, attempts: int) -> None:
-    """Set a row apart, and forget the older ones of its key that it had replaced. One statement."""
+    """Set a row apart, and forget the older ones of a bucket's key that it had replaced; their events stay, as rows of
+    their own. Of a row that is both, only the value or only the event. One statement."""
+    parameters = {
+        "outbox_id": row.outbox_id,
+        "target": row.target,
+        "key": row.key,
+        "error": error,
+        "attempts": attempts,
+    }
     with db.cursor() as cursor:
-        cursor.execute(
-            "WITH gone AS (DELETE FROM bridge.outbox WHERE target = %s AND key = %s AND outbox_id <= %s RETURNING *)"
-            f" INSERT INTO bridge.quarantine ({COLUMNS}, created_at, error, attempts)"
-            f" SELECT {COLUMNS}, created_at, %s, %s FROM gone WHERE outbox_id = %s ON CONFLICT DO NOTHING",
-            [row.target, row.key, row.outbox_id, error, attempts, row.outbox_id],
-        )
+        cursor.execute(QUARANTINE_EVENT if row.is_event else QUARANTINE_VALUE, parameters)
 
 
 def redrive(db: BaseDatabaseWrapper, ids: Sequence[int]) -> int:
-    """Put quarantined rows back under their ids, before the later rows of their keys; return how many."""
+    """Put quarantined rows back under their ids, before the later rows of their keys; return how many. One whose event
+    is still on its way under the same id waits for that: it stays."""
     with db.cursor() as cursor:
         cursor.execute(
-            "WITH back AS (DELETE FROM bridge.quarantine WHERE outbox_id = ANY(%s) RETURNING *)"
+            "WITH back AS (DELETE FROM bridge.quarantine q WHERE outbox_id = ANY(%s)"
+            " AND NOT EXISTS (SELECT FROM bridge.outbox o WHERE o.outbox_id = q.outbox_id) RETURNING *)"
             f" INSERT INTO bridge.outbox ({COLUMNS}, created_at) OVERRIDING SYSTEM VALUE"
             f" SELECT {COLUMNS}, created_at FROM back",
             [list(ids)],

@@ -41,7 +41,7 @@ def redrive_rows(ids: Sequence[int], *, by: Actor, reason: str) -> Redriven:
         record(by, "bridge.redrive_rows", ids, reason=reason)
         outbox.forget_past(default, ids)
         number = outbox.redrive(default, ids)
-    return Redriven(number, 0)
+    return Redriven(number, QuarantinedRow.objects.filter(pk__in=ids).count())
 
 
 def drop_rows(ids: Sequence[int], *, by: Actor, reason: str) -> int:

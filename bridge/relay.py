@@ -26,7 +26,7 @@ from bridge.delivery import (
     read_stored_ids,
 )
 from bridge.fence import shared_fence
-from bridge.outbox import Row, Slot, delete_rows, quarantine_row, read_rows
+from bridge.outbox import Part, Row, Slot, delete_rows, quarantine_row, read_rows
 from bridge.publisher import NO_RESPONDERS, WRONG_LAST_SEQUENCE, Last, Outcome
 
 BATCH_ROWS = 1_000
@@ -42,7 +42,7 @@ class Memory:
 
     lasts: dict[Slot, Last] = field(default_factory=dict)
     unsure: set[Slot] = field(default_factory=set)
-    tries: Counter[int] = field(default_factory=Counter)  # final refusals by outbox id
+    tries: Counter[Part] = field(default_factory=Counter)  # final refusals
 
     def doubt(self, slot: Slot) -> None:
         """Read the slot again before anything is published to it."""
@@ -73,7 +73,8 @@ class Batch:
     is_fenced: bool = False
     is_stream_missing: bool = False
     trouble: str = ""
-    done_ids: list[int] = field(default_factory=list)
+    done: set[Part] = field(default_factory=set)
+    done_ids: list[int] = field(default_factory=list)  # of rows of which nothing is left to do
     waited_seconds: list[float] = field(
         default_factory=list
     )  # of the rows that are done, since they were written
@@ -107,8 +108,13 @@ def deliver(db: BaseDatabaseWrapper, memory: Memory, rows: Sequence[Row]) -> Bat
     while lanes:
         settled = deliver_round(db, memory, [lane.popleft() for lane in lanes.values()], batch)
         lanes = {slot: lane for slot, lane in lanes.items() if lane and slot in settled}
-    done, took = set(batch.done_ids), time.monotonic() - started
-    batch.waited_seconds = [row.age_seconds + took for row in rows if row.outbox_id in done]
+    took = time.monotonic() - started
+    ages = {row.outbox_id: row.age_seconds for row in rows}
+    for row in rows:
+        if row.part not in batch.done:
+            ages.pop(row.outbox_id, None)
+    batch.done_ids = list(ages)
+    batch.waited_seconds = [age + took for age in ages.values()]
     delete_rows(db, batch.done_ids)
     memory.trim()
     return batch
@@ -120,7 +126,7 @@ def make_lanes(rows: Iterable[Row], batch: Batch) -> dict[Slot, deque[Row]]:
     for row in rows:
         lane = lanes.setdefault(row.slot, deque())
         if lane and not row.is_event:
-            batch.done_ids.append(lane.pop().outbox_id)
+            batch.done.add(lane.pop().part)
             batch.replaced += 1
         lane.append(row)
     return lanes
@@ -129,17 +135,17 @@ def make_lanes(rows: Iterable[Row], batch: Batch) -> dict[Slot, deque[Row]]:
 def deliver_round(db: BaseDatabaseWrapper, memory: Memory, heads: Sequence[Row], batch: Batch) -> set[Slot]:
     """Publish one row per slot; return the slots whose row is settled: JetStream has it, or an agent's write stays."""
     limits = read_limits()
-    refusals = {row.outbox_id: refusal for row in heads if (refusal := find_refusal(row, limits))}
-    possible = [row for row in heads if row.outbox_id not in refusals]
+    refusals = {row.part: refusal for row in heads if (refusal := find_refusal(row, limits))}
+    possible = [row for row in heads if row.part not in refusals]
     known = find_known(memory, possible, learn(memory, possible))
-    known |= settle_conflicts(db, memory, [row for row in possible if row.outbox_id not in known], batch)
-    outcomes = refusals | publish(memory, [row for row in possible if row.outbox_id not in known])
+    known |= settle_conflicts(db, memory, [row for row in possible if row.part not in known], batch)
+    outcomes = refusals | publish(memory, [row for row in possible if row.part not in known])
     batch.known += len(known)
-    batch.done_ids += known
-    return {row.slot for row in heads if row.outbox_id in known} | {
+    batch.done |= known
+    return {row.slot for row in heads if row.part in known} | {
         row.slot
         for row in heads
-        if row.outbox_id in outcomes and settle(db, memory, row, outcomes[row.outbox_id], batch)
+        if row.part in outcomes and settle(db, memory, row, outcomes[row.part], batch)
     }
 
 
@@ -161,44 +167,45 @@ def without_own_data(last: Last) -> Last:
     return last if last.is_foreign else replace(last, data=b"")
 
 
-def find_known(memory: Memory, rows: Sequence[Row], fresh: set[Slot]) -> set[int]:
-    """Return the ids of the rows that JetStream has.
+def find_known(memory: Memory, rows: Sequence[Row], fresh: set[Slot]) -> set[Part]:
+    """Return the rows that JetStream has.
 
     Events of one subject may commit in another order than their ids, so its newest message does not speak for the
     others: where that was just read, or is of a later id, all ids there are read.
     """
-    known = {row.outbox_id for row in rows if not row.is_event and is_superseded(row, memory.lasts[row.slot])}
+    known = {row.part for row in rows if not row.is_event and is_superseded(row, memory.lasts[row.slot])}
     slots = [row.slot for row in rows if row.is_event and needs_scan(row, memory.lasts[row.slot], fresh)]
     if not slots:
         return known
     stored = connection.call(lambda client: read_stored_ids(client, slots, ANSWER_SECONDS), CALL_SECONDS)
     for slot, ids in stored.items():
         memory.lasts[slot] = replace(memory.lasts[slot], sync_id=max(ids, default=0))
-    return known | {row.outbox_id for row in rows if row.outbox_id in stored.get(row.slot, ())}
+    return known | {row.part for row in rows if row.outbox_id in stored.get(row.slot, ())}
 
 
 def needs_scan(row: Row, last: Last, fresh: set[Slot]) -> bool:
     return is_superseded(row, last) or (row.slot in fresh and last.revision > 0)
 
 
-def settle_conflicts(db: BaseDatabaseWrapper, memory: Memory, rows: Iterable[Row], batch: Batch) -> set[int]:
-    """Decide who wins where an agent wrote unseen; return the ids of the rows that must not be published."""
+def settle_conflicts(db: BaseDatabaseWrapper, memory: Memory, rows: Iterable[Row], batch: Batch) -> set[Part]:
+    """Decide who wins where an agent wrote unseen; return the rows that must not be published."""
     found = [(row, last) for row in rows if is_conflict(row, last := memory.lasts[row.slot])]
     if not found:
         return set()
     collisions, published = conflicts.settle(db, found)
     batch.conflicts += len(collisions)
-    return published | {c.row.outbox_id for c in collisions if c.winner == conflicts.Winner.AGENT}
+    lost = published | {c.row.outbox_id for c in collisions if c.winner == conflicts.Winner.AGENT}
+    return {row.part for row, _ in found if row.outbox_id in lost}
 
 
-def publish(memory: Memory, rows: Sequence[Row]) -> dict[int, Outcome]:
-    """Publish the rows; return the outcomes by outbox id."""
+def publish(memory: Memory, rows: Sequence[Row]) -> dict[Part, Outcome]:
+    """Publish the rows; return the outcomes."""
     if not rows:
         return {}
     outcomes = connection.call(
         lambda client: publish_rows(client, rows, memory.lasts, ANSWER_SECONDS), CALL_SECONDS
     )
-    return {row.outbox_id: outcome for row, outcome in zip(rows, outcomes, strict=True)}
+    return {row.part: outcome for row, outcome in zip(rows, outcomes, strict=True)}
 
 
 def settle(db: BaseDatabaseWrapper, memory: Memory, row: Row, outcome: Outcome, batch: Batch) -> bool:
@@ -207,7 +214,7 @@ def settle(db: BaseDatabaseWrapper, memory: Memory, row: Row, outcome: Outcome, 
         newest = max(row.outbox_id, memory.lasts[row.slot].sync_id)
         memory.lasts[row.slot] = Last(outcome.sequence, newest)
         batch.published += 1
-        batch.done_ids.append(row.outbox_id)
+        batch.done.add(row.part)
         return True
     memory.doubt(row.slot)
     if is_final(outcome):
@@ -222,9 +229,9 @@ def settle(db: BaseDatabaseWrapper, memory: Memory, row: Row, outcome: Outcome, 
 
 def refuse(db: BaseDatabaseWrapper, memory: Memory, row: Row, outcome: Outcome, batch: Batch) -> None:
     """Count a final refusal; after FINAL_TRIES of them the row goes to quarantine and holds its key back."""
-    memory.tries[row.outbox_id] += 1
-    if memory.tries[row.outbox_id] < FINAL_TRIES:
+    memory.tries[row.part] += 1
+    if memory.tries[row.part] < FINAL_TRIES:
         batch.doubtful += 1
         return
-    quarantine_row(db, row, outcome.text, memory.tries.pop(row.outbox_id))
+    quarantine_row(db, row, outcome.text, memory.tries.pop(row.part))
     batch.quarantined += 1

@@ -25,6 +25,7 @@ def committed(django_db_setup, django_db_blocker):
         yield
         for table in WRITTEN:
             rows(f"DELETE FROM {table}")
+        empty_outbox()
         forget_audit()
         rows("UPDATE bridge.sources SET kv_epoch = 0, flushed_sequence = 0")
         db.close()
@@ -41,7 +42,6 @@ WRITTEN = (
     "tasks.queue",
     "sessions.active",
     "agents.registry",
-    "bridge.outbox",
     "bridge.quarantine",
     "bridge.conflict",
     "bridge.conflict_rules",
@@ -101,13 +101,17 @@ def rows(query: str, *params: Any) -> list[tuple[Any, ...]]:
 
 
 def outbox() -> list[tuple[str, str, str, Any]]:
-    """(target, key, op, payload) of what waits, in order."""
-    found = rows("SELECT target, key, op::text, payload::text FROM bridge.outbox ORDER BY outbox_id")
+    """(target, key, op, payload) of what waits, in order; two for a row that carries an event."""
+    found = rows(
+        "SELECT x.target, x.key, x.op, o.payload::text FROM bridge.outbox o CROSS JOIN LATERAL (VALUES"
+        " (o.target, o.key, o.op::text), ('TASK_EXECUTION', o.event, 'E')) x (target, key, op)"
+        " WHERE x.key IS NOT NULL ORDER BY o.outbox_id, x.op DESC"
+    )
     return [(target, key, op, payload and json.loads(payload)) for target, key, op, payload in found]
 
 
 def empty_outbox() -> None:
-    rows("DELETE FROM bridge.outbox")
+    rows("SELECT bridge.forget(array_agg(outbox_id)) FROM bridge.outbox")
 
 
 def look(bucket: str, key: str) -> Any:
