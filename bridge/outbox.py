@@ -38,9 +38,9 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """What one message is made of: a row of bridge.outbox, or the value or the event of one that is both, under the same
-    `outbox_id`. `payload` is JSON text; None for a delete. `strategy` None: as the rules say; `seconds_left` None: the
-    value does not expire; both when the row was read, by PostgreSQL's clock."""
+    """What one message is made of: a row of bridge.outbox, or the value or the event of one that is both, under the
+    same `outbox_id`. `payload` is JSON text; None for a delete. `strategy` None: as the rules say; `seconds_left`
+    None: the value does not expire; when the row was read, by PostgreSQL's clock."""
 
     outbox_id: int
     target: str
@@ -119,7 +119,8 @@ SELECT {COLUMNS}, created_at, %(error)s, %(attempts)s FROM gone WHERE outbox_id 
 # An event that was refused for good was never stored: it may have another id, where its value has this one.
 QUARANTINE_EVENT = """
 WITH apart AS (
-  UPDATE bridge.outbox SET event = NULL WHERE outbox_id = %(outbox_id)s AND event = %(key)s RETURNING payload, created_at
+  UPDATE bridge.outbox SET event = NULL WHERE outbox_id = %(outbox_id)s AND event = %(key)s
+  RETURNING payload, created_at
 ), gone AS (
   DELETE FROM bridge.outbox WHERE outbox_id = %(outbox_id)s AND op = 'E' RETURNING payload, created_at
 ), found AS (
@@ -135,7 +136,7 @@ SELECT CASE WHEN is_taken THEN nextval(pg_get_serial_sequence('bridge.outbox', '
 def quarantine_row(db: BaseDatabaseWrapper, row: Row, error: str, attempts: int) -> None:
     """Set a row apart, and forget the older ones of a bucket's key that it had replaced; their events stay, as rows of
     their own. Of a row that is both, only the value or only the event. One statement."""
-    parameters = {
+    parameters: dict[str, str | int] = {
         "outbox_id": row.outbox_id,
         "target": row.target,
         "key": row.key,

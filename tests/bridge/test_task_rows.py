@@ -13,7 +13,7 @@ from bridge.publisher import UNKNOWN
 from bridge.relay import FINAL_TRIES, Memory, relay_batch
 from recovery.replay import renumber
 from tasks.models import Task
-from tests.bridge.conftest import empty_outbox, history, rows, value
+from tests.bridge.conftest import empty_outbox, history, rows
 
 pytestmark = pytest.mark.usefixtures("committed", "jetstream", "relay_alone")
 # what a relay of the release before does with rows whose value it has published
