@@ -11,7 +11,13 @@ class Migration(migrations.Migration):
         migrations.SeparateDatabaseAndState(
             database_operations=[RunSQLFile("bridge", "0007_task_rows")],
             state_operations=[
-                migrations.AddField("OutboxRow", "event", models.TextField(null=True)),
+                migrations.AddField(
+                    "OutboxRow",
+                    "event",
+                    models.TextField(
+                        null=True, help_text="the subject on TASK_EXECUTION under which the payload is an event too"
+                    ),
+                ),
             ],
         ),
     ]
