@@ -1,13 +1,15 @@
 """The flusher's loop: one bucket's FLUSH stream into PostgreSQL.
 
-Any number may run at once; each takes other messages.
+Any number may run at once; each takes other messages. A flusher has two batches under way: while PostgreSQL works on
+one, the next is fetched and read. They are written one after the other, each acknowledged after its own commit.
 """
 
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import nats.errors
@@ -18,7 +20,7 @@ from bridge import connection, setup, topology
 from bridge.changes import Letter
 from bridge.connection import Client
 from bridge.fence import shared_fence
-from bridge.flusher import Flushed, flush_batch
+from bridge.flusher import Batch, Flushed, read_batch, write_batch
 from bridge.puller import Pulled, acknowledge, put_back
 from bridge.pulling import CALL_SECONDS, WAIT_SECONDS, Pulling
 from bridge.session import keep_statements
@@ -46,6 +48,8 @@ class Flusher(Pulling):
         self.unsettled = 0  # delivered, not acknowledged
         self._next_look = 0.0
         self._answering: Future[None] | None = None
+        self._reader: ThreadPoolExecutor | None = None
+        self._ahead: Future[Batch] | None = None  # what is being read, or was
 
     @contextmanager
     def open(self) -> Iterator[BaseDatabaseWrapper]:
@@ -55,6 +59,7 @@ class Flusher(Pulling):
 
     def prepare(self, db: BaseDatabaseWrapper) -> None:
         """Bring NATS to the declared topology, and begin to pull. A stream of a former bucket is first flushed."""
+        self.drop_ahead()
         found = setup.read_found()
         setup.apply_plan(setup.make_plan(found), ("create", "update"))
         self.replace_when_flushed()
@@ -75,9 +80,9 @@ class Flusher(Pulling):
 
     def turn(self, db: BaseDatabaseWrapper) -> None:
         """Flush one batch. What is not acknowledged comes again."""
-        pulled = self.take()
-        if pulled.letters:
-            self.flush_letters(db, pulled.letters)
+        batch = self.next_batch()
+        if batch.letters:
+            self.write(db, batch)
         self.outage.end()
         if time.monotonic() >= self._next_look:
             self.look(db)
@@ -86,11 +91,34 @@ class Flusher(Pulling):
         """Return a batch: all that is there when it is behind, else what comes within a moment."""
         return self.pull(MOST, max(ENOUGH, min(self.pending, MOST)), LINGER_SECONDS)
 
-    def flush_letters(self, db: BaseDatabaseWrapper, letters: Sequence[Letter]) -> None:
+    def next_batch(self) -> Batch:
+        """Return what was read while the batch before was written, or what comes now; have the next one read from now
+        on. Raises Unreachable."""
+        ahead, self._ahead = self._ahead or self.read_ahead(), None
+        batch = ahead.result()
+        self._ahead = self.read_ahead()
+        return batch
+
+    def read_ahead(self) -> "Future[Batch]":
+        self._reader = self._reader or ThreadPoolExecutor(1, f"{self.name} reads")
+        return self._reader.submit(copy_context().run, lambda: read_batch(self.target, self.take().letters))
+
+    def drop_ahead(self) -> None:
+        """Have what is being read delivered again at once, not after the consumer's ack_wait: nobody else may ask the
+        puller meanwhile, and a restore may have taken back what it says."""
+        ahead, self._ahead = self._ahead, None
+        if ahead:
+            wait([ahead])
+            if not ahead.exception():
+                self.answer([], ahead.result().letters, 0)
+
+    def write(self, db: BaseDatabaseWrapper, batch: Batch) -> None:
+        letters = batch.letters
         with shared_fence(db) as held:
             if held:
-                done = flush_batch(db, self.target, letters)
+                done = write_batch(db, self.target, batch)
         if not held:
+            self.drop_ahead()
             self.answer([], letters, FENCED_SECONDS)
             time.sleep(WAIT_SECONDS)
             return
@@ -123,7 +151,11 @@ class Flusher(Pulling):
             log.info("not acknowledged: %s", error or type(error).__name__)
 
     def end(self) -> None:
+        self.drop_ahead()
         self.finish_answers()
+        if self._reader:
+            self._reader.shutdown()
+            self._reader = None
         super().end()
 
     def report(self, done: Flushed, letters: Sequence[Letter]) -> None:

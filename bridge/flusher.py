@@ -8,19 +8,23 @@ relay has settled who wins.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge import topology
+from bridge.arrays import booleans
 from bridge.changes import Change, Letter, Unreadable, read_change
 from bridge.dead_letters import bury, is_poison
 from bridge.keys import is_fence
-from bridge.session import execute_bound, savepoint, transaction
+from bridge.session import execute_bound, pruning, savepoint, transaction
 from bridge.targets import QUERIES, Identity, Target, to_arrays
 
 Wanted = tuple[Change, Identity]
 
+# Rows are locked without pruning at run time, whoever's session it is (bridge.session.PLANS).
+BEGIN = "BEGIN; SET LOCAL sync.origin = 'kv'; SET LOCAL enable_partition_pruning = off"
 UNKNOWN = "no such agent: its key begins with an id that is not registered"
 
 
@@ -41,31 +45,50 @@ class Flushed:
     waiting: list[Letter] = field(default_factory=list)
 
 
+class Given(NamedTuple):
+    """Changes to be applied together; `newest` has one of each key, in the order of keys, and `parameters` is what
+    the queries get of those."""
+
+    wanted: Sequence[Wanted]
+    newest: Sequence[Wanted]
+    parameters: dict[str, object]
+
+
+class Batch(NamedTuple):
+    """Messages and what they mean. `own` changes nothing; `unreadable` means nothing, with the reason."""
+
+    letters: Sequence[Letter]
+    given: Given
+    unreadable: Sequence[tuple[Letter, str]]
+    own: int
+
+
 def flush_batch(db: BaseDatabaseWrapper, target: Target, letters: Sequence[Letter]) -> Flushed:
+    """Read and write messages; see write_batch."""
+    return write_batch(db, target, read_batch(target, letters))
+
+
+def write_batch(db: BaseDatabaseWrapper, target: Target, batch: Batch) -> Flushed:
     """Apply what the messages say, in one transaction; when it returns, all but `waiting` may be acknowledged.
 
     Running it again with any of the messages changes nothing. Raises the database's errors, and has then done nothing.
     """
-    done = Flushed(read=len(letters))
-    wanted, unreadable = read_changes(target, letters, done)
-    with transaction(db, "BEGIN; SET LOCAL sync.origin = 'kv'"):
-        errors = unreadable + apply_all(db, target, wanted, done)
+    done = Flushed(read=len(batch.letters), own=batch.own)
+    with transaction(db, BEGIN):
+        errors = [*batch.unreadable, *apply_all(db, target, batch.given, done)]
         bury(db, topology.FLUSHER, f"FLUSH_{target.bucket}", errors)
     done.dead = len(errors)
     return done
 
 
-def read_changes(
-    target: Target, letters: Sequence[Letter], done: Flushed
-) -> tuple[list[Wanted], list[tuple[Letter, str]]]:
-    """Return the changes that the messages mean, and the messages that mean none, with the reason."""
+def read_batch(target: Target, letters: Sequence[Letter]) -> Batch:
+    """Return what messages mean: all that can be done before PostgreSQL is asked, so while it is at work."""
     wanted: list[Wanted] = []
     unreadable: list[tuple[Letter, str]] = []
     for letter in letters:
         try:
             change = read_change(letter, target.bucket)
             if change is None or is_fence(change.key):
-                done.own += 1
                 continue
             identity = target.parse(change.key)
             if identity is None:
@@ -73,19 +96,25 @@ def read_changes(
             wanted.append((change, identity))
         except Unreadable as error:
             unreadable.append((letter, str(error)))
-    return wanted, unreadable
+    return Batch(letters, give(target, wanted), unreadable, len(letters) - len(wanted) - len(unreadable))
+
+
+def give(target: Target, wanted: Sequence[Wanted]) -> Given:
+    chosen = newest(wanted)
+    return Given(wanted, chosen, to_arrays(parameters(target, chosen)) if chosen else {})
 
 
 def apply_all(
-    db: BaseDatabaseWrapper, target: Target, wanted: Sequence[Wanted], done: Flushed
+    db: BaseDatabaseWrapper, target: Target, given: Given, done: Flushed
 ) -> list[tuple[Letter, str]]:
     """Apply the changes; return those that PostgreSQL will never take, with its reason. A batch with such a change is
     halved until it is alone, so that the others, earlier ones of its own key too, go in."""
+    wanted = given.wanted
     if not wanted:
         return []
     try:
         with savepoint(db):
-            return apply_newest(db, target, newest(wanted), len(wanted), done)
+            return apply_newest(db, target, given, done)
     except DatabaseError as error:
         if not is_poison(error):
             raise
@@ -93,8 +122,8 @@ def apply_all(
             return [(wanted[0][0].letter, str(error).strip())]
     half = len(wanted) // 2
     return [
-        *apply_all(db, target, wanted[:half], done),
-        *apply_all(db, target, wanted[half:], done),
+        *apply_all(db, target, give(target, wanted[:half]), done),
+        *apply_all(db, target, give(target, wanted[half:]), done),
     ]
 
 
@@ -110,14 +139,16 @@ def newest(wanted: Iterable[Wanted]) -> list[Wanted]:
 
 
 def apply_newest(
-    db: BaseDatabaseWrapper, target: Target, wanted: Sequence[Wanted], read: int, done: Flushed
+    db: BaseDatabaseWrapper, target: Target, given: Given, done: Flushed
 ) -> list[tuple[Letter, str]]:
     """Apply one change per key; return those without an agent to belong to. A session ends at any moment, and what its
     agent wrote a moment later is nobody's fault: that is dropped, in KV too."""
+    wanted = given.newest
     hold_epochs(db, wanted)
-    given = to_arrays(parameters(target, wanted))
-    execute_bound(db, target.query("lock"), given)
-    places = execute_bound(db, target.query("flush"), given)
+    locked = {place for (place,) in execute_bound(db, target.query("lock"), given.parameters)}
+    are_locked = booleans(place in locked for place in range(len(wanted)))
+    with pruning(db):
+        places = execute_bound(db, target.query("flush"), {**given.parameters, "are_locked": are_locked})
     verdicts: dict[str, list[Wanted]] = {}
     for place, verdict in places:
         verdicts.setdefault(verdict, []).append(wanted[place])
@@ -128,7 +159,7 @@ def apply_newest(
     done.waiting += [change.letter for change, _ in waiting]
     done.stale += len(verdicts.get("stale", []))
     done.fenced += len(fenced)
-    done.replaced += read - len(wanted)
+    done.replaced += len(given.wanted) - len(wanted)
     done.applied += len(wanted) - len(places)
     if target.keeps_unknown:
         return [(change.letter, UNKNOWN) for change, _ in unknown]

@@ -16,8 +16,9 @@ ONLY_WHEN_ASKED = 1 << 31  # executions after which psycopg would prepare a stat
 # Without pruning at run time: in PostgreSQL 18.6 a nested loop over a partitioned table loses rows, or ends its backend
 # by a segmentation fault, once it has looked at a row anew that another client was changing (decision 0020).
 PLANS = (
-    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;"
-    " SET enable_mergejoin = off; SET enable_partition_pruning = off"
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;"
+    " SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; SET enable_memoize = off;"
+    " SET enable_partition_pruning = off"
 )
 
 
@@ -84,3 +85,13 @@ def execute_bound(
         cursor.adapters.register_dumper(Array, ArrayDumper)
         cursor.execute(statement, parameters, prepare=True)
         return list(cursor.fetchall()) if cursor.description else []
+
+
+@contextlib.contextmanager
+def pruning(db: BaseDatabaseWrapper) -> Iterator[None]:
+    """Let statements in the block look only into the leaves that a key leads to, also while they run. Only for those
+    that change no row which another client could be changing meanwhile, in a transaction that they end when they fail.
+    """
+    execute(db, "SET LOCAL enable_partition_pruning = on")
+    yield
+    execute(db, "SET LOCAL enable_partition_pruning = off")

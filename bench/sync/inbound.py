@@ -80,12 +80,14 @@ def run_flusher(number: int, flushes: bool) -> float:
         flusher.look(db)  # how much waits: batches are as large as when it is behind
         began = time.perf_counter()
         while done < number:
-            letters = flusher.take().letters
-            done += len(letters)
             if flushes:
-                flusher.flush_letters(db, letters)
+                batch = flusher.next_batch()
+                flusher.write(db, batch)
+                done += len(batch.letters)
             else:
+                letters = flusher.take().letters
                 flusher.answer(letters, [])
+                done += len(letters)
         flusher.finish_answers()
         seconds = time.perf_counter() - began
         flusher.end()

@@ -2,32 +2,37 @@
 -- position is the later. Those that write run after `SET LOCAL sync.origin = 'kv'`.
 
 -- name: lock_agent_state
--- A writer in PostgreSQL who has a row now is waited for, so that what he puts into the outbox is seen by the next query.
-SELECT 1 FROM agents.state s
-JOIN unnest(%(agent_ids)s::uuid[], %(state_keys)s::text[]) AS g (agent_id, state_key) USING (agent_id, state_key)
+-- Returns the places (0 is the first) of rows that are there. A writer in PostgreSQL who has a row now is waited for, so
+-- that what he puts into the outbox is seen by the next query.
+SELECT g.place - 1 FROM agents.state s
+JOIN unnest(%(agent_ids)s::uuid[], %(state_keys)s::text[]) WITH ORDINALITY AS g (agent_id, state_key, place)
+USING (agent_id, state_key)
 ORDER BY s.agent_id, s.state_key FOR NO KEY UPDATE OF s
 
 -- name: hold_epochs
 SELECT 1 FROM agents.registry WHERE agent_id = ANY(%(agent_ids)s::uuid[]) ORDER BY agent_id FOR SHARE
 
 -- name: flush_agent_state
--- Returns the places (0 is the first) of those that were not applied, and why. `waits`: a write from PostgreSQL is on its
--- way, and the relay settles first who wins. A row that came up or moved since it was judged is left alone: `waits` too
--- (those that were there are locked by now). As one INSERT ... ON CONFLICT DO UPDATE it took a tenth longer.
+-- Returns the places of those that were not applied, and why. `waits`: a write from PostgreSQL is on its way, and the
+-- relay settles first who wins. A row that came up after the locks is left alone: `waits` too. So no row that this
+-- statement changes can be changed by another meanwhile, which makes pruning at run time safe (bridge.session.pruning).
+-- As one INSERT ... ON CONFLICT DO UPDATE it took a tenth longer. COALESCE has the planner expect half of the rows, not
+-- one: for one it would as soon read a whole leaf that was empty when the plan was made.
 WITH judged AS MATERIALIZED (
-  SELECT g.*, s.state_id, s.version, CASE
+  SELECT g.*, s.state_id, CASE
       WHEN r.agent_id IS NULL AND g.value IS NOT NULL THEN 'unknown'
       WHEN r.agent_id IS NULL
         OR (%(epoch)s::bigint, g.revision) <= (COALESCE(s.kv_epoch, 0), COALESCE(s.kv_revision, 0))
         OR (%(epoch)s::bigint, g.revision) <= (COALESCE(t.kv_epoch, 0), COALESCE(t.kv_revision, 0)) THEN 'stale'
       WHEN g.key IN (SELECT o.key FROM bridge.outbox o WHERE o.target = 'AGENT_STATE') THEN 'waits'
+      WHEN s.state_id IS NOT NULL AND NOT g.is_locked THEN 'waits'
       WHEN g.agent_epoch < r.epoch THEN 'fenced'
       ELSE 'good' END AS verdict
   FROM unnest(
     %(keys)s::text[], %(agent_ids)s::uuid[], %(state_keys)s::text[], %(values)s::text[], %(revisions)s::bigint[],
-    %(are_own)s::bool[], %(agent_epochs)s::bigint[], %(expire_ats)s::timestamptz[], %(stored_ats)s::timestamptz[])
-    WITH ORDINALITY
-    AS g (key, agent_id, state_key, value, revision, is_own, agent_epoch, expires_at, stored_at, place)
+    %(are_own)s::bool[], %(agent_epochs)s::bigint[], %(expire_ats)s::timestamptz[], %(stored_ats)s::timestamptz[],
+    %(are_locked)s::bool[]) WITH ORDINALITY
+    AS g (key, agent_id, state_key, value, revision, is_own, agent_epoch, expires_at, stored_at, is_locked, place)
   LEFT JOIN agents.registry r ON r.agent_id = g.agent_id
   LEFT JOIN agents.state s ON s.agent_id = g.agent_id AND s.state_key = g.state_key
   LEFT JOIN bridge.tombstones t ON t.bucket = 'AGENT_STATE' AND t.key = g.key
@@ -37,9 +42,8 @@ WITH judged AS MATERIALIZED (
       expires_at = CASE WHEN j.expires_at IS NOT NULL
                         THEN greatest(j.expires_at, s.created_at + interval '1 microsecond') END
   FROM judged j
-  WHERE j.verdict = 'good' AND j.value IS NOT NULL
+  WHERE COALESCE(j.verdict = 'good', false) AND j.value IS NOT NULL AND j.state_id IS NOT NULL
     AND s.agent_id = j.agent_id AND s.state_key = j.state_key
-    AND s.state_id = j.state_id AND s.version = j.version AND (s.kv_epoch, s.kv_revision) < (%(epoch)s, j.revision)
   RETURNING s.kv_revision
 ), added AS (
   INSERT INTO agents.state (agent_id, state_key, state_value, kv_epoch, kv_revision, created_at, expires_at)
@@ -50,7 +54,8 @@ WITH judged AS MATERIALIZED (
   RETURNING kv_revision
 ), gone AS (
   DELETE FROM agents.state s USING judged j
-  WHERE j.verdict = 'good' AND j.value IS NULL AND s.agent_id = j.agent_id AND s.state_key = j.state_key
+  WHERE COALESCE(j.verdict = 'good', false) AND j.value IS NULL AND j.state_id IS NOT NULL
+    AND s.agent_id = j.agent_id AND s.state_key = j.state_key
     AND (NOT j.is_own OR s.kv_revision > 0)  -- PostgreSQL's own delete: a row without a revision is a later one
 ), buried AS (
   INSERT INTO bridge.tombstones AS t (bucket, key, kv_epoch, kv_revision)
@@ -115,8 +120,9 @@ SET kv_epoch = EXCLUDED.kv_epoch, kv_revision = EXCLUDED.kv_revision, deleted_at
 WHERE (t.kv_epoch, t.kv_revision) < (EXCLUDED.kv_epoch, EXCLUDED.kv_revision)
 
 -- name: lock_session_data
-SELECT 1 FROM sessions.active s WHERE s.session_id = ANY(%(session_ids)s::uuid[])
-ORDER BY s.session_id FOR NO KEY UPDATE
+SELECT g.place - 1 FROM sessions.active s
+JOIN unnest(%(session_ids)s::uuid[]) WITH ORDINALITY AS g (session_id, place) USING (session_id)
+ORDER BY s.session_id FOR NO KEY UPDATE OF s
 
 -- name: flush_session_data
 -- As flush_agent_state. Agents write the data of open sessions; a deleted key leaves the session without data.
@@ -126,16 +132,18 @@ WITH judged AS MATERIALIZED (
       WHEN s.session_id IS NULL OR g.is_own
         OR (%(epoch)s::bigint, g.revision) <= (s.kv_epoch, s.kv_revision) THEN 'stale'
       WHEN g.key IN (SELECT o.key FROM bridge.outbox o WHERE o.target = 'SESSION_DATA') THEN 'waits'
+      WHEN NOT g.is_locked THEN 'waits'
       WHEN g.agent_epoch < (SELECT r.epoch FROM agents.registry r WHERE r.agent_id = s.agent_id) THEN 'fenced'
       ELSE 'good' END AS verdict
   FROM unnest(
     %(keys)s::text[], %(session_ids)s::uuid[], %(values)s::text[], %(revisions)s::bigint[], %(are_own)s::bool[],
-    %(agent_epochs)s::bigint[]) WITH ORDINALITY AS g (key, session_id, value, revision, is_own, agent_epoch, place)
+    %(agent_epochs)s::bigint[], %(are_locked)s::bool[]) WITH ORDINALITY
+    AS g (key, session_id, value, revision, is_own, agent_epoch, is_locked, place)
   LEFT JOIN sessions.active s ON s.session_id = g.session_id
 ), put AS (
   UPDATE sessions.active s
   SET session_data = COALESCE(j.value, '{}')::jsonb, kv_epoch = %(epoch)s, kv_revision = j.revision
-  FROM judged j WHERE j.verdict = 'good' AND s.session_id = j.session_id
+  FROM judged j WHERE COALESCE(j.verdict = 'good', false) AND s.session_id = j.session_id
 )
 SELECT j.place - 1, j.verdict FROM judged j WHERE j.verdict <> 'good'
 
