@@ -28,7 +28,7 @@ def measure(report: Report, found: Installation) -> None:
 # -- rate -------------------------------------------------------------------------------------------------------
 def measure_rate(report: Report, found: Installation) -> None:
     """Half of the messages are new keys, half change one that is there."""
-    number = report.rows(20_000, 2_000)
+    number = report.rows(20_000, 10_000)
     clear(found)
     keys = make_rows(found, 20, number // 2 // 20)
     new = [(agent, f"new.{key}") for agent, key in keys]
