@@ -14,12 +14,12 @@ from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge import topology
-from bridge.arrays import booleans
 from bridge.changes import Change, Letter, Unreadable, read_change
 from bridge.dead_letters import bury, is_poison
 from bridge.keys import is_fence
 from bridge.session import execute_bound, pruning, savepoint, transaction
 from bridge.targets import QUERIES, Identity, Target, to_arrays
+from pg.arrays import booleans
 
 Wanted = tuple[Change, Identity]
 
