@@ -28,12 +28,12 @@ def to_message(row: Row, last: Last) -> Message:
     headers = {**ORIGIN, SYNC_ID: str(row.outbox_id), EXPECTED: str(last.revision)}
     seconds_left = find_seconds_left(row)
     if row.op == Op.DELETE or seconds_left == 0:
-        return Message(row.slot.subject, b"", {**headers, OPERATION: "DEL"})
+        return Message(row.slot.subject, b"", {**headers, OPERATION: "DEL"}, row.slot.stream)
     if row.is_event:
         headers |= {"Nats-Msg-Id": f"{row.key}/{row.outbox_id}", **trace_of(row)}
     elif is_fence(row.key):
         headers[TTL] = NEVER
-    return Message(row.slot.subject, row.data, headers | value_headers(seconds_left))
+    return Message(row.slot.subject, row.data, headers | value_headers(seconds_left), row.slot.stream)
 
 
 def trace_of(row: Row) -> dict[str, str]:

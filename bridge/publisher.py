@@ -1,4 +1,4 @@
-"""Pipelined publishing to JetStream, and batched reads of the newest message per subject.
+"""Publishing to JetStream, in atomic batches or pipelined, and batched reads of the newest message per subject.
 
 nats-py's own publish_async never resolves when the server answers with an error, and has no time-out.
 """
@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from bridge import batches
 from bridge.headers import MARKER, OPERATION, SYNC_ID, SYNC_ORIGIN
 from bridge.keys import is_subject
 from pg.errors import Unreachable
@@ -42,18 +43,23 @@ BAD_SUBJECT = 400  # found here: the server would not even answer
 
 @dataclass(frozen=True)
 class Message:
+    """`stream`: the one that stores it, so that it may go in a batch; empty: it goes alone."""
+
     subject: str
     data: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    stream: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one message: stored as `sequence`, refused with `code`, or neither: nobody knows."""
+    """What became of one message: stored as `sequence`, refused with `code`, or neither: nobody knows. `count` is how
+    many messages were stored with it; 0: it came alone."""
 
     sequence: int | None = None
     code: int | None = None
     text: str = ""
+    count: int = 0
 
     @property
     def is_stored(self) -> bool:
@@ -61,6 +67,7 @@ class Outcome:
 
 
 UNKNOWN = Outcome(text="no answer in time")
+UNBATCHED = Outcome(text="a nats-server that knows no batches took the messages of one")
 
 
 @dataclass(frozen=True)
@@ -117,11 +124,67 @@ class Publisher:
         return self
 
     async def publish(self, messages: Sequence[Message], timeout_seconds: float) -> list[Outcome]:
-        """Publish in order; return the outcomes in the same order. Never raises for a single message.
+        """Publish in the order of each stream; return the outcomes in the order of the messages. Never raises for a
+        single message.
 
-        `timeout_seconds` is for each part of the messages (`Pace`). After an unknown outcome the message may still be
-        stored, later: only a publish with Nats-Expected-Last-Subject-Sequence can safely be repeated.
+        `timeout_seconds` is for each part of the messages (a batch, or as many as `Pace` says). After an unknown
+        outcome the message may still be stored, later: only a publish with Nats-Expected-Last-Subject-Sequence can
+        safely be repeated.
         """
+        is_worth_it = len(messages) >= batches.LEAST and batches.are_known(self._nc)
+        lanes = batches.cut(messages) if is_worth_it else []
+        if not lanes:
+            return await self._publish_alone(messages, timeout_seconds)
+        known: dict[int, Outcome] = {}
+        for found in await asyncio.gather(*(self._publish_lane(messages, x, timeout_seconds) for x in lanes)):
+            known |= found
+        left = [place for place in range(len(messages)) if place not in known]
+        outcomes = await self._publish_alone([messages[place] for place in left], timeout_seconds)
+        known |= zip(left, outcomes, strict=True)
+        return [known[place] for place in range(len(messages))]
+
+    async def _publish_lane(
+        self, messages: Sequence[Message], lane: Sequence[Sequence[int]], timeout_seconds: float
+    ) -> dict[int, Outcome]:
+        """Send the batches of one stream, each when the one before is stored; return the outcomes by place.
+
+        Places that are not in the result go alone: those of a batch that was refused, for one wrong message perhaps,
+        and, so that the order stays, of all after it. After silence nothing more is sent: nobody knows.
+        """
+        known: dict[int, Outcome] = {}
+        for number, places in enumerate(lane):
+            last = await self._send_batch([messages[place] for place in places], timeout_seconds)
+            if last.code is not None:
+                break
+            if last.sequence is None:
+                return known | {place: last for rest in lane[number:] for place in rest}
+            first = last.sequence - len(places) + 1
+            known |= {place: Outcome(first + n, count=last.count) for n, place in enumerate(places)}
+        return known
+
+    async def _send_batch(self, messages: Sequence[Message], timeout_seconds: float) -> Outcome:
+        """Send the messages as one batch; return what became of the last one, which stands for all."""
+        token = str(next(self._numbers))
+        batch_id = f"{self._prefix.rsplit('.', 1)[1]}-{token}"
+        future = self._waiting[token] = asyncio.get_running_loop().create_future()
+        try:
+            for number, message in enumerate(messages, 1):
+                is_last = number == len(messages)
+                part = replace(
+                    message, headers=batches.with_batch(message.headers, batch_id, number, is_last)
+                )
+                reply = f"{self._prefix}.{token}" if is_last else ""
+                if failure := await self._hand_over(part, reply):
+                    return failure  # the server forgets what it has of a batch whose end does not come
+            outcome = await asyncio.wait_for(future, timeout_seconds)
+        except TimeoutError:
+            return UNKNOWN
+        finally:
+            self._waiting.pop(token, None)
+        return UNBATCHED if outcome.is_stored and outcome.count != len(messages) else outcome
+
+    async def _publish_alone(self, messages: Sequence[Message], timeout_seconds: float) -> list[Outcome]:
+        """Publish each message by itself, in parts (`Pace`)."""
         outcomes: list[Outcome] = []
         before: Part | None = None
         first = 0
@@ -190,7 +253,7 @@ def read_ack(message: Msg) -> Outcome:
     answer: dict[str, Any] = json.loads(message.data)
     if error := answer.get("error"):
         return Outcome(code=error.get("err_code") or error.get("code"), text=error.get("description", ""))
-    return Outcome(sequence=answer["seq"])
+    return Outcome(sequence=answer["seq"], count=answer.get("count", 0))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from django.conf import settings
 from nats.aio.client import Client as NatsClient
 from nats.js.api import ConsumerInfo, StreamConfig
 
-from bridge import topology
+from bridge import batches, topology
 from bridge.connection import Client, call
 from bridge.topology import Consumer, Existing, Flush, Step
 from pg.errors import MisterSmithError
@@ -35,6 +35,7 @@ class Found:
     created: Mapping[str, int]
     cluster_size: int
     max_payload: int
+    knows_batches: bool = True
 
 
 def read_found(timeout_seconds: float = SETUP_SECONDS) -> Found:
@@ -54,6 +55,7 @@ async def _read_found(client: Client) -> Found:
         {info.config.name: topology.epoch_of_stream(info.config, info.created) for info in infos},
         cluster_size(client.nc),
         client.nc.max_payload,
+        batches.are_known(client.nc),
     )
 
 
@@ -81,7 +83,7 @@ def cluster_size(nc: NatsClient) -> int:
 
 def make_plan(found: Found) -> list[Step]:
     consumers = {label: info.config for label, info in found.consumers.items()}
-    existing = Existing(found.configs, consumers, found.created)
+    existing = Existing(found.configs, consumers, found.created, found.knows_batches)
     return topology.plan(existing, min(settings.NATS_REPLICAS, found.cluster_size))
 
 

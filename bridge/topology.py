@@ -74,6 +74,7 @@ class Bucket:
             allow_direct=True,
             allow_rollup_hdrs=True,
             allow_msg_ttl=True,
+            allow_atomic=True,
             deny_delete=True,
             republish=RePublish(src=self.subject(">"), dest=self.republish_to) if self.republish_to else None,
         )
@@ -115,6 +116,7 @@ class Stream:
             allow_direct=True,
             allow_rollup_hdrs=self.rollup,
             allow_msg_ttl=False,
+            allow_atomic=True,
             deny_delete=False,
         )
 
@@ -364,6 +366,7 @@ COMPARED = (
     "allow_direct",
     "allow_rollup_hdrs",
     "allow_msg_ttl",
+    "allow_atomic",
     "deny_delete",
     "republish",
 )
@@ -381,11 +384,13 @@ FIXED_OF_CONSUMERS = ("deliver_policy", "ack_policy")
 
 @dataclass(frozen=True)
 class Existing:
-    """What a server has of what is declared. `created` are epochs by stream."""
+    """What a server has of what is declared. `created` are epochs by stream; a server that knows no batches drops
+    the setting for them, which is no drift."""
 
     streams: Mapping[str, StreamConfig]
     consumers: Mapping[str, ConsumerConfig]
     created: Mapping[str, int]
+    knows_batches: bool = True
 
 
 def plan(existing: Existing, replicas: int) -> list[Step]:
@@ -407,7 +412,8 @@ def plan_stream(item: Declared, existing: Existing, replicas: int) -> Step | Non
     if isinstance(item, Flush) and is_of_another_bucket(item, existing):
         why = f"{item.source} was made anew, and a server does not go on with its new revisions"
         return Step("replace", item.stream, why, item, replicas)
-    drift = differences(item.config(replicas), found, COMPARED)
+    compared = COMPARED if existing.knows_batches else [name for name in COMPARED if name != "allow_atomic"]
+    drift = differences(item.config(replicas), found, compared)
     return make_step(item, item.stream, drift, FIXED, replicas)
 
 
