@@ -1,7 +1,12 @@
-"""The relay's rate, beside the same client that publishes the same messages with no PostgreSQL."""
+"""The relay's rate, beside the same client that publishes the same messages with no PostgreSQL.
+
+Twice: each message by itself, as any client does, and in the same atomic batches as the relay.
+"""
 
 import random
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.frame import Report
@@ -29,7 +34,9 @@ def measure(report: Report, found: Installation) -> None:
         rows = read_rows(db, number)
         seconds = relay_all(db, memory)
     report.add("relay_rate", len(rows) / seconds, "rows/s", len(rows))
-    report.add_peer("relay_rate", "publish alone", len(rows) / publish_all(rows))
+    report.add_peer("relay_rate", "publish alone", len(rows) / publish_all(rows, is_batched=False))
+    report.add("relay_rate_batched", len(rows) / seconds, "rows/s", len(rows))
+    report.add_peer("relay_rate_batched", "batches alone", len(rows) / publish_all(rows, is_batched=True))
 
 
 def touch(found: Installation) -> None:
@@ -48,10 +55,12 @@ def relay_all(db: Any, memory: Memory) -> float:
     return time.perf_counter() - began
 
 
-def publish_all(rows: list[Row]) -> float:
+def publish_all(rows: Sequence[Row], is_batched: bool) -> float:
     """Publish the same messages on the revisions that are there now; return the seconds."""
     lasts = dict(zip(rows, revisions(rows), strict=True))
     messages = [to_message(row, Last(lasts[row])) for row in rows]
+    if not is_batched:
+        messages = [replace(message, stream="") for message in messages]
     began = time.perf_counter()
     for some in chunks(messages, BATCH_ROWS):
         publish(some)
@@ -63,7 +72,7 @@ def publish(messages: Any) -> None:
     assert all(outcome.is_stored for outcome in outcomes), next(o for o in outcomes if not o.is_stored)
 
 
-def revisions(rows: list[Row]) -> list[int]:
+def revisions(rows: Sequence[Row]) -> list[int]:
     lasts: dict[Any, Last] = {}
     for some in chunks([row.slot for row in rows], BATCH_ROWS):
         lasts |= call(lambda client, some=some: read_slots(client, some, 10), 30)  # type: ignore[misc]

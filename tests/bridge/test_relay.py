@@ -10,6 +10,7 @@ from django.db import OperationalError, transaction
 
 from agents.models import Agent, AgentState, LifecycleEvent
 from bridge import connection, delivery, relay, topology
+from bridge.batches import COMMIT
 from bridge.fence import FENCE
 from bridge.models import Conflict, OutboxRow, QuarantinedRow
 from bridge.outbox import redrive
@@ -122,6 +123,44 @@ def test_a_crash_between_publish_and_delete_repeats_nothing(agent, session):
     assert sum(batch.known for batch in batches) == 2
     assert outbox() == []
     assert [history("KV_AGENT_STATE"), history("AGENT_STATE")] == before
+
+
+def test_a_crash_after_a_batch_repeats_nothing(agent, session):
+    """Values and events of 40 tasks: two streams, a batch each."""
+    Task.objects.bulk_create(Task(task_type="echo") for _ in range(40))
+    crash_before_delete(session)
+    before = [history("KV_TASK_STATE"), history("TASK_EXECUTION")]
+    assert [len(messages) for messages in before] == [40, 40]
+    assert commits("KV_TASK_STATE") == commits("TASK_EXECUTION") == 1
+    batches = drain(session)
+    assert (sum(batch.known for batch in batches), sum(batch.published for batch in batches)) == (80, 0)
+    assert outbox() == []
+    assert [history("KV_TASK_STATE"), history("TASK_EXECUTION")] == before
+
+
+def commits(stream):
+    """Return how many batches a stream holds the end of."""
+
+    async def count(client):
+        info = await client.jetstream.stream_info(stream)
+        numbers = range(info.state.first_seq, info.state.last_seq + 1)
+        found = [await client.jetstream.get_msg(stream, number) for number in numbers]
+        return sum(COMMIT in (message.headers or {}) for message in found)
+
+    return connection.call(count, 30)
+
+
+def test_an_agents_write_in_the_middle_of_a_batch_decides_about_its_own_key_only(agent, session):
+    memory = Memory()
+    keys = [f"k{number:02}" for number in range(20)]
+    AgentState.objects.bulk_create(AgentState(agent=agent, state_key=key, state_value=1) for key in keys)
+    drain(session, memory)
+    put("AGENT_STATE", f"{agent.pk}.k07", '"of the agent"')
+    AgentState.objects.update(state_value=2)
+    first = relay_batch(session, memory)
+    assert (first.published, first.doubtful) == (19, 1)
+    drain(session, memory)
+    assert {key: value("AGENT_STATE", f"{agent.pk}.{key}") for key in keys} == dict.fromkeys(keys, 2)
 
 
 def test_an_old_row_never_replaces_a_newer_value(agent, session):
