@@ -18,6 +18,7 @@ import nats.errors
 import psycopg
 
 from bridge import setup, topology
+from bridge.batches import BATCH_ID
 from bridge.connection import Client, Link
 from bridge.setup import read_info
 from pg.errors import Unreachable
@@ -324,6 +325,7 @@ class Bridging:
         acknowledged = self.by_postgres | self.by_agents
         stored, doubled, missing = self.link.call(self.count_events, 60)
         faults.did(rows_written=len(self.by_postgres), keys_written=len(self.by_agents), events=stored)
+        faults.did(batched=self.link.call(count_batched, 60))
         faults.wrong(
             lost=sum(
                 state.get(key, 0) < number or kv.get(key, 0) < number for key, number in acknowledged.items()
@@ -383,6 +385,15 @@ async def read_bucket(client: Client) -> dict[tuple[UUID, str], int]:
             found.pop((UUID(agent), key), None)
         else:
             found[UUID(agent), key] = json.loads(message.data)
+    return found
+
+
+async def count_batched(client: Client) -> int:
+    """Return how many of the messages that are kept came in an atomic batch: values, and events."""
+    found = 0
+    for stream in ("FLUSH_AGENT_STATE", "AGENT_STATE"):
+        async for message in read_stream(client, stream):
+            found += BATCH_ID in (message.headers or {})
     return found
 
 

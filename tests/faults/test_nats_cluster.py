@@ -8,10 +8,12 @@ import time
 import pytest
 
 from bridge import topology
+from bridge.batches import MOST, with_batch
 from bridge.connection import Link
+from bridge.publisher import WRONG_LAST_SEQUENCE, Message
 from tests.bridge.conftest import wait_until
 from tests.faults.bridging import ROOT, Bridging, choose
-from tests.faults.nats_cluster import running_cluster
+from tests.faults.nats_cluster import ask, running_cluster
 
 pytestmark = [pytest.mark.servers, pytest.mark.deep]
 
@@ -62,6 +64,49 @@ def test_setup_spreads_over_the_cluster_sees_drift_and_grows_from_one_replica(br
     wait_until(lambda: bridging.kv_or_none() == {(bridging.agents[0], "kv"): 1}, 60)
     faults.did(streams=len(found))
     faults.wrong(lost=0 if bridging.kv() else 1)
+
+
+def test_a_batch_whose_leader_is_killed_before_its_end_is_stored_once(bridging, cluster, faults):
+    """Three replicas: what the first leader had of the batch is gone with it, and the relay sends all again."""
+    setup(bridging)
+    whole = [value(f"a{number}") for number in range(MOST)]
+    assert {outcome.count for outcome in publish(bridging, whole)} == {MOST}
+    again = [value(f"b{number}") for number in range(MOST)]
+
+    async def send_all_but_the_last(client):
+        for number, message in enumerate(again[:-1], 1):
+            headers = with_batch(message.headers, "of-one-that-has-no-end", number, False)
+            await client.nc.publish(message.subject, message.data, headers=headers)
+        await client.nc.flush()
+
+    bridging.link.call(send_all_but_the_last, 10)
+    victim = cluster.leader_of(bridging.link, "KV_TASK_STATE")
+    faults.kill("leader", victim)
+    outcomes = {}
+    wait_until(lambda: try_to_publish(bridging, again, outcomes), 60)
+    victim.start()
+    cluster.wait_until_whole()
+    state = bridging.link.call(lambda c: c.jetstream.stream_info("KV_TASK_STATE"), 30).state
+    faults.did(batched=sum(outcome.count > 0 for outcome in outcomes.values()))
+    faults.wrong(lost=2 * MOST - state.messages, duplicated=state.last_seq - 2 * MOST)
+
+
+def value(key):
+    headers = {"Nats-Expected-Last-Subject-Sequence": "0"}
+    return Message(f"$KV.TASK_STATE.{key}", b"1", headers, "KV_TASK_STATE")
+
+
+def publish(bridging, messages):
+    return bridging.link.call(lambda client: client.publisher.publish(messages, 2), 10)
+
+
+def try_to_publish(bridging, messages, stored):
+    """Send what is not known to be stored; a wrong revision says that it was, by a try without an answer."""
+    left = [message for message in messages if message.subject not in stored]
+    for message, outcome in zip(left, ask(lambda: publish(bridging, left)) or [], strict=False):
+        if outcome.is_stored or outcome.code == WRONG_LAST_SEQUENCE:
+            stored[message.subject] = outcome
+    return len(stored) == len(messages)
 
 
 def test_a_process_that_knows_one_server_goes_to_those_that_it_was_told_of(cluster, faults, caplog):
