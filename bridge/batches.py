@@ -2,7 +2,7 @@
 
 All of a batch is stored or nothing, each message by its own compare-and-set, under sequences that follow each other.
 A server alone lays a batch down in files of its own before it stores it: some six syncs, however large it is, where
-single messages cost one each (docs/decisions/0022). So a few go alone.
+single messages cost one each (docs/decisions/0023). So a few go alone.
 """
 
 from collections.abc import Mapping, Sequence
