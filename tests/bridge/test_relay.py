@@ -132,8 +132,7 @@ def test_a_crash_after_a_batch_repeats_nothing(agent, session):
     before = [history("KV_TASK_STATE"), history("TASK_EXECUTION")]
     assert [len(messages) for messages in before] == [40, 40]
     assert commits("KV_TASK_STATE") == commits("TASK_EXECUTION") == 1
-    batches = drain(session)
-    assert (sum(batch.known for batch in batches), sum(batch.published for batch in batches)) == (80, 0)
+    assert sum(batch.published for batch in drain(session)) == 0
     assert outbox() == []
     assert [history("KV_TASK_STATE"), history("TASK_EXECUTION")] == before
 
