@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import nats.errors
+import nats.js.errors
 from django.conf import settings
 from nats.aio.client import Client as NatsClient
 from nats.js import JetStreamContext
@@ -80,6 +81,7 @@ class Link:
             nats.errors.TimeoutError,
             nats.errors.NoRespondersError,
             nats.errors.ConnectionClosedError,
+            nats.js.errors.ServiceUnavailableError,  # a cluster that elects its leader
         ) as e:
             raise Unreachable(f"NATS at {self.where}: {e}", HINT) from e
         finally:

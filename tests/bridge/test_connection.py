@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import nats.js.errors
 import pytest
 
 from bridge import connection
@@ -158,3 +159,15 @@ def test_the_connection_comes_back_with_the_server(own_jetstream):
     own_jetstream.start()
     wait_until(connection.link().is_connected)
     call(put)
+
+
+def test_a_cluster_without_a_leader_just_now_is_unreachable(jetstream):
+    """A part of the bridge waits for it then; any other error would end the part."""
+
+    async def ask(client):
+        raise nats.js.errors.ServiceUnavailableError(
+            code=503, err_code=10008, description="JetStream system temporarily unavailable"
+        )
+
+    with pytest.raises(Unreachable, match="temporarily unavailable"):
+        call(ask)
