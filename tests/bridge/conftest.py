@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,9 @@ from bridge.comparing import read_leader
 from bridge.fastpath import breaker
 from bridge.publisher import make_last
 from bridge.session import open_session
+from tests.schema.catalog import ROOT
+
+MODULES = ROOT / ".deep/npm"
 
 
 @pytest.fixture
@@ -48,6 +52,14 @@ WRITTEN = (
     "bridge.dead_letters",
     "bridge.tombstones",
 )
+
+
+@pytest.fixture
+def node() -> str:
+    program = shutil.which("node")
+    if program is None or not (MODULES / "node_modules/@nats-io/kv").is_dir():
+        pytest.skip("no node, or its client is not in .deep/npm: make test-deep puts it there")
+    return program
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ client into .deep/npm)."""
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,21 +12,11 @@ from agents.models import Agent
 from bridge.flush_runner import Flusher
 from bridge.runner import Relay
 from bridge.state import AgentState
-from tests.bridge.conftest import rows, wait_until
+from tests.bridge.conftest import MODULES, rows, wait_until
 from tests.bridge.test_flush_runner import running
-from tests.schema.catalog import ROOT
 
 pytestmark = pytest.mark.deep
-MODULES = ROOT / ".deep/npm"
 PROGRAM = Path(__file__).with_name("node_client.mjs")
-
-
-@pytest.fixture
-def node():
-    program = shutil.which("node")
-    if program is None or not (MODULES / "node_modules/@nats-io/kv").is_dir():
-        pytest.skip("no node, or its client is not in .deep/npm: make test-deep puts it there")
-    return program
 
 
 @pytest.fixture

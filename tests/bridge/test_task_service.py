@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from tasks.models import Execution, Task, TaskPause
 from tasks.policy import Policy
 from tasks.sweep import take_back_leases
 from tasks.task_pauses import pause_tasks, resume_tasks
-from tests.bridge.conftest import rows, wait_until
+from tests.bridge.conftest import MODULES, rows, wait_until
 from tests.bridge.test_ingest import running
 from tests.marks import LATER
 from tests.schema.catalog import ROOT
@@ -494,6 +495,60 @@ def test_the_example_works_with_the_permissions_that_the_docs_give(accounts, ser
         "result__echo", flat=True
     )
     assert sorted(results) == [0, 1, 2]
+
+
+@pytest.mark.deep
+def test_the_example_in_node_claims_renews_reports_and_ends(node, tmp_path, accounts, service, me):
+    """One task whose lease is renewed, one that fails until its retry is spent, one that is cancelled in hand."""
+    shutil.copy(ROOT / "examples/agent_nats.mjs", tmp_path)
+    (tmp_path / "node_modules").symlink_to(MODULES / "node_modules")
+    ids = {
+        name: enqueue(TYPE, payload, priority=priority)
+        for name, payload, priority in (
+            ("long", {"seconds": 3}, "critical"),
+            ("bad", {"error": "no luck"}, "high"),
+            ("cancelled", {"seconds": 600}, "low"),
+        )
+    }
+    process = subprocess.Popen(
+        [node, "agent_nats.mjs", TYPE, "4"],  # the one that fails is tried twice
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "NATS_URL": accounts,
+            "AGENT_ID": str(me.agent.pk),
+            "SESSION_TOKEN": me.token,
+            "HEARTBEAT_SECONDS": "0.2",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: lease_of(ids["long"]) or process.poll() is not None, 60)
+        first = lease_of(ids["long"])
+        wait_until(lambda: lease_of(ids["long"]) != first or process.poll() is not None, 60)
+        assert Task.objects.get(pk=ids["long"]).progress == {"percent": 50, "note": "half"}
+        wait_until(lambda: lease_of(ids["cancelled"]) or process.poll() is not None, 60)
+        cancel([ids["cancelled"]], "not needed")
+        out, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert out.splitlines()[0] == f"{ids['long']} stored"
+    tasks = {name: Task.objects.get(pk=task_id) for name, task_id in ids.items()}
+    assert {name: task.status for name, task in tasks.items()} == {
+        "long": "completed",
+        "bad": "failed",
+        "cancelled": "cancelled",
+    }
+    done = Execution.objects.filter(task_id=ids["long"]).values_list("status", "result__echo__seconds")
+    assert list(done) == [("completed", 3)]
+    assert (tasks["bad"].attempt, tasks["bad"].status_reason) == (2, "RangeError: no luck")
+
+
+def lease_of(task_id):
+    return Task.objects.values_list("lease_until", flat=True).get(pk=task_id)
 
 
 @later
