@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
 
 def dump_json(value: Any) -> str:
     """Return `value` as JSON text that PostgreSQL takes as jsonb; raise ValueError saying why it cannot.
@@ -10,7 +12,7 @@ def dump_json(value: Any) -> str:
     Refused besides what JSON has no form for: NaN and infinities, the character U+0000, lone surrogates.
     """
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = ENCODER.encode(value)
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"text is not valid Unicode: {error}") from error

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -28,7 +28,7 @@ from tasks.company import find_suspect
 from tasks.hand import Hand, Running
 from tasks.registry import UnknownTaskType, all_handlers, get_handler
 from tasks.retention import prune
-from tasks.run import run_handler
+from tasks.run import open_transactions, run_handler
 from tasks.sweep import sweep
 from tasks.usage import Usage
 from tasks.worker import Worker, current_worker
@@ -146,18 +146,18 @@ def take(worker: Worker, task_type: str, claimed: Sequence[Claimed]) -> None:
 
 def run_waiting(hand: Hand) -> int:
     """Run what waits, one after the other; return how many. What others took over meanwhile is not run."""
-    number = 0
+    number, ours = 0, open_transactions()
     while running := hand.begin_next():
         number += 1
-        run_and_keep(running, hand)
+        run_and_keep(running, hand, ours)
     return number
 
 
-def run_and_keep(running: Running, hand: Hand) -> None:
+def run_and_keep(running: Running, hand: Hand, ours: Collection[str]) -> None:
     """Run a task's handler; what ended well waits to be stored, a failure is stored at once."""
     claimed, ended = running.claimed, None
     try:
-        outcome = run_handler(claimed, running.context)
+        outcome = run_handler(claimed, running.context, ours)
         if outcome.failure is None:
             ended = Ended(claimed, outcome.result, outcome.usage, outcome.logs)
     finally:

@@ -155,7 +155,7 @@ def test_an_exception_of_the_engine_leaves_nothing_in_the_hand(handles, this_wor
     ids = fill("mine", 3)
     this_worker.pace_of("mine").size = 3
 
-    def breaks(claimed, context):
+    def breaks(claimed, context, ours):
         raise RuntimeError("not the handler's")
 
     jobs.run_ticket("mine")
