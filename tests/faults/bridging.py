@@ -276,11 +276,16 @@ class Bridging:
 
     # -- counts -----------------------------------------------------------------------------------------------
     def settle(self) -> None:
-        """Wait until nothing is on its way; else fail with what is."""
-        try:
-            wait_until(self.is_settled, PATIENCE_SECONDS)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.tell()}") from error
+        """Wait until nothing is on its way, as long as what waits becomes less; else fail with what is."""
+        rows = self.outbox_rows()
+        while True:
+            try:
+                wait_until(self.is_settled, PATIENCE_SECONDS)
+                return
+            except AssertionError as error:
+                least, rows = rows, self.outbox_rows()
+                if rows >= least:
+                    raise AssertionError(f"{error}\n{self.tell()}") from error
 
     def tell(self) -> str:
         """Return what keeps the stores apart, and what the bridges said last."""
