@@ -197,7 +197,8 @@ def tell_the_story(story, faults, number):
         lost_future += restored[agent] in later
         not_exact += number_of % 2 == 0 and restored[agent] != exact
     faults.did(agents=number, puts_before_the_fence=puts, rows=rows, commands=len(back["items"]))
-    faults.did(replayed=answer["counts"]["replayed"], writes_after=agents.written() - before)
+    # how much was replayed is chance, and none where the flusher had just ended: the tests of drills make it certain
+    faults.did(keys_compared=answer["counts"]["compared"], writes_after=agents.written() - before)
     faults.wrong(
         acknowledged_puts_missing=missing,
         of_the_lost_future=lost_future,
