@@ -92,11 +92,10 @@ def require_reaches(snapshot: Snapshot, moment: Moment) -> None:
 def prove_all(snapshots: list[Snapshot], place: Path) -> None:
     """Restore each snapshot into a throw-away server with its files below `place`, and compare. Raises NotInStep.
 
-    The server that took a snapshot does not say when it lacks something; only this does. On one core: PostgreSQL's
-    writers are to notice as little of it as can be.
+    The server that took a snapshot does not say when it lacks something; only this does.
     """
     problems: list[str] = []
-    with throwaway_nats(place, cores=1):
+    with throwaway_nats(place):
         for snapshot in snapshots:
             problems += connection.call(lambda client, s=snapshot: prove(client, s), PROOF_SECONDS)  # type: ignore[misc]
     if problems:

@@ -32,15 +32,14 @@ authorization {{ user: "throwaway", password: "{password}" }}
 
 
 @contextmanager
-def throwaway_nats(place: Path, cores: int | None = None) -> Iterator[None]:
+def throwaway_nats(place: Path) -> Iterator[None]:
     """Start a server with its files below `place`, and let this thread's calls to NATS go there within the block.
 
-    It uses so many `cores` at once, None: all. Raises UnfitTools without the program, Unreachable when it does not
-    start.
+    Raises UnfitTools without the program, Unreachable when it does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="nats-", dir=place))
     try:
-        process, url = start(folder, cores)
+        process, url = start(folder)
         try:
             with linked_to(url):
                 wait_ready()
@@ -51,14 +50,14 @@ def throwaway_nats(place: Path, cores: int | None = None) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start(folder: Path, cores: int | None) -> tuple["subprocess.Popen[bytes]", str]:
+def start(folder: Path) -> tuple["subprocess.Popen[bytes]", str]:
     """Return the server once it listens, and its address. A port that somebody takes first costs another try."""
     for _ in range(TRIES):
         port, password = random.choice(PORTS), secrets.token_urlsafe(24)  # noqa: S311 (a port is no secret)
         file = folder / "nats.conf"
         file.touch(mode=0o600)
         file.write_text(CONFIGURATION.format(port=port, store=folder / "store", password=password))
-        process = launch(folder, file, cores)
+        process = launch(folder, file)
         if listens(process, port):
             return process, f"nats://throwaway:{password}@127.0.0.1:{port}"
         stop(process)
@@ -67,16 +66,15 @@ def start(folder: Path, cores: int | None) -> tuple["subprocess.Popen[bytes]", s
     )
 
 
-def launch(folder: Path, configuration: Path, cores: int | None) -> "subprocess.Popen[bytes]":
+def launch(folder: Path, configuration: Path) -> "subprocess.Popen[bytes]":
     argv = [
         "nice", "-n", "10",  # nobody is to notice it
         sys.executable, "-IS", str(leash.__file__), f"--parent={os.getpid()}", "KILL", "--",
         program(), "--config", str(configuration),
     ]  # fmt: skip
-    environ = os.environ | ({"GOMAXPROCS": str(cores)} if cores else {})
     with (folder / "log").open("ab") as out:
         return subprocess.Popen(
-            argv, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
 
 
