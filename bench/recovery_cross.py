@@ -25,10 +25,8 @@ from bench.frame import Report, percentile
 from bench.frame.servers import Installation, installation
 from bench.recovery import archive_here, require, timed
 
-KEYS, QUICK_KEYS = (
-    10_000,
-    500,
-)  # of 0.85 kB as the server counts; what the writers add makes it 10 MB by the third fence
+# of 0.85 kB as the server counts; with what the writers add it is 10 MB by the third fence
+KEYS, QUICK_KEYS = 10_000, 500
 WRITERS = 4
 FENCES = 5
 WINDOW_SECONDS, QUICK_SECONDS = 15, 4
