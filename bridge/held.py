@@ -2,15 +2,18 @@
 
 from typing import Any
 
+from nats.js.api import ConsumerInfo
+
 from bridge import setup, topology
 from bridge.setup import Found
 from bridge.topology import Step
 
 
 def rows_of_server(found: Found, steps: list[Step]) -> list[dict[str, Any]]:
-    """Return one row per declared bucket and stream; `drift` says what setup would do with it, "" nothing."""
+    """Return one row per declared bucket, stream and consumer; `drift` says what setup would do with it, "" nothing. A
+    consumer's messages are those that wait for its reader or for his answer; they have no size of their own."""
     drift = {step.object: f"{step.action}: {step.why}" for step in steps}
-    return [
+    kept = [
         {
             "name": item.name,
             "kind": "bucket" if isinstance(item, topology.Bucket) else "stream",
@@ -19,6 +22,21 @@ def rows_of_server(found: Found, steps: list[Step]) -> list[dict[str, Any]]:
         }
         for item in topology.declared()
     ]
+    read = [
+        {
+            "name": label,
+            "kind": "consumer",
+            "messages": count_waiting(found.consumers.get(label)),
+            "bytes": "",
+            "drift": drift.get(label, ""),
+        }
+        for label in topology.consumers()
+    ]
+    return kept + read
+
+
+def count_waiting(info: ConsumerInfo | None) -> int:
+    return (info.num_pending or 0) + (info.num_ack_pending or 0) if info else 0
 
 
 def apply_as_declared(found: Found) -> list[Step]:

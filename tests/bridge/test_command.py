@@ -134,6 +134,21 @@ def test_what_the_parts_measured_is_shown_and_renewed(agent, admin_client):
     assert len(samples["mistersmith_bridge_reconnects_count"]) == 1
 
 
+def test_status_and_the_admin_show_a_drifted_consumer(admin_client):
+    item = topology.consumers()["AGENT_MESSAGES/message-batch-processor"]
+    connection.call(lambda c: c.jetstream.add_consumer(item.stream, item.config().evolve(ack_wait=7)))
+    with open_session([f"SELECT pg_advisory_lock({LEADER})"]):
+        code, answer = run("status")
+        page = admin_client.get("/admin/bridge/source/topology/").content.decode()
+        setup.apply_plan(setup.make_plan(setup.read_found()))
+        repaired, _ = run("status")
+    [drifted] = [row for row in answer["items"] if row["drift"]]
+    assert (drifted["name"], drifted["kind"]) == (item.label, "consumer")
+    assert drifted["drift"].startswith("update: ack_wait is 7")
+    assert (code, repaired) == (1, 0)
+    assert f'{item.label}</td><td class="p-2">consumer' in page
+
+
 def test_drift_is_shown_in_the_admin_and_repaired_there_with_a_reason(admin_client):
     url = "/admin/bridge/source/topology/"
     assert "Everything is as declared." in admin_client.get(url).content.decode()
