@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import time
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ from bench.task_peers.processes import wait_for
 from bridge import topology
 from bridge.connection import Client, call
 from bridge.flush_runner import Flusher
+from bridge.management.commands.bridge import SWITCH_SECONDS
 from bridge.publisher import Message
 
 PUTS_PER_SECOND = 1_000
@@ -34,13 +36,16 @@ def measure_rate(report: Report, found: Installation) -> None:
     new = [(agent, f"new.{key}") for agent, key in keys]
     put_all([subject_of(*key) for pair in zip(keys, new, strict=True) for key in pair])
     wait_for_flush_stream(number)
-    gc.freeze()  # as `bridge run` does
+    gc.freeze()  # as `bridge run` does, and so often threads take turns there
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
     for name in ("fetch only", ""):
         read_anew()
         seconds = run_flusher(number, flushes=not name)
         if name:
             fetched = number / seconds
     gc.unfreeze()
+    sys.setswitchinterval(before)
     report.add("flusher_rate", number / seconds, "messages/s", number)
     report.add_peer("flusher_rate", "fetch only", fetched)
     with connect(found) as session:

@@ -70,6 +70,26 @@ def test_of_many_changes_of_a_key_only_the_newest_is_sent(agent, session):
     assert [json.loads(message.data) for message in history("KV_AGENT_STATE")] == [19, "other"]
 
 
+def test_the_youngest_values_do_not_wait_for_all_that_is_before_them(agent, session):
+    """A save beside a bulk update; an older row of its key, still to come, changes nothing."""
+    for number in range(4):
+        set_state(agent, f"bulk{number}", number)
+    for number in range(3):
+        set_state(agent, "a", number)
+    Agent.objects.filter(pk=agent.pk).update(status="active")
+    memory = Memory()
+    with patch("bridge.outbox.YOUNGEST", 1):
+        relay_batch(session, memory, limit=1)
+        assert [json.loads(message.data) for message in history("KV_AGENT_STATE")] == [0, 2]
+        assert value("AGENT_STATE", f"{agent.pk}.a") == 2
+        assert history("AGENT_STATE") == []
+        while relay_batch(session, memory, limit=1).read:
+            pass
+    assert [json.loads(m.data) for m in history("KV_AGENT_STATE", f"$KV.AGENT_STATE.{agent.pk}.a")] == [2]
+    assert len(history("AGENT_STATE")) == 1
+    assert outbox() == []
+
+
 def test_a_deleted_row_is_a_deleted_key(agent, session):
     set_state(agent, "a", 1)
     drain(session)
