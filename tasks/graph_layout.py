@@ -7,8 +7,8 @@ from uuid import UUID
 
 from tasks.graph import COUNT_LIMIT, Edge, Graph, Node
 
-WIDTH, HEIGHT, BETWEEN_COLUMNS, BETWEEN_ROWS, MARGIN = 190, 46, 80, 16, 12
-SHOWN_CHARACTERS = 24
+WIDTH, HEIGHT, BETWEEN_COLUMNS, BETWEEN_ROWS, MARGIN = 182, 46, 64, 16, 12
+SHOWN_CHARACTERS = 22
 
 
 @dataclass(frozen=True)

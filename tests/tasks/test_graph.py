@@ -151,7 +151,7 @@ def test_no_two_boxes_overlap_and_all_are_inside(diamond):
 
 def test_a_long_name_is_shortened_in_the_box_alone():
     picture = lay_out(read_graph(enqueue("a", name="x" * 200)))
-    assert len(picture.boxes[0].text) == 24
+    assert len(picture.boxes[0].text) == 22
     assert picture.boxes[0].node.name == "x" * 200
 
 
