@@ -126,15 +126,21 @@ def delete_state(agent_id: UUID, keys: list[str]) -> int:
 
 
 def purge_expired_state(limit: int = 1000) -> int:
-    """Delete up to `limit` expired rows, oldest first; return how many. Two at once share the work."""
-    with connection.cursor() as cursor:
-        cursor.execute(PURGE, [limit])
-        return int(cursor.rowcount)
+    """Delete up to `limit` expired rows, oldest first; return how many. Two at once share the work: each locks its own
+    rows first (docs/decisions/0022)."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(LOCK_EXPIRED, [limit])
+        rows = cursor.fetchall()
+        if rows:
+            cursor.execute(PURGE, [list(column) for column in zip(*rows, strict=True)])
+    return len(rows)
 
 
+LOCK_EXPIRED = """
+SELECT agent_id::uuid, state_key::text FROM agents.state WHERE expires_at <= now()
+ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
+"""
 PURGE = """
-DELETE FROM agents.state s USING (
-  SELECT agent_id, state_key FROM agents.state WHERE expires_at <= now()
-  ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED) expired
+DELETE FROM agents.state s USING unnest(%s::uuid[], %s::text[]) AS expired (agent_id, state_key)
 WHERE s.agent_id = expired.agent_id AND s.state_key = expired.state_key
 """

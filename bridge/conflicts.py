@@ -115,10 +115,14 @@ async def read_published(
     return found
 
 
+# What settles locks rows: it must not prune partitions while it runs (docs/decisions/0022).
+BEGUN = "SET LOCAL sync.origin = 'kv'; SET LOCAL enable_partition_pruning = off"
+
+
 def record(db: BaseDatabaseWrapper, collisions: Sequence[Collision]) -> None:
     """Keep both values, and settle the revisions that lost. Recording one twice keeps the first."""
     with transaction(db):
-        execute(db, "SET LOCAL sync.origin = 'kv'")
+        execute(db, BEGUN)
         for bucket, target in TARGETS.items():
             lost = [c for c in collisions if c.row.target == bucket and c.winner == Winner.POSTGRESQL]
             parsed = [(c, identity) for c in lost if (identity := target.parse(c.row.key))]

@@ -208,8 +208,10 @@ def cancel(task_ids: Iterable[UUID], reason: str = "cancelled", by: Actor | None
     nothing; where it goes on for `grace_seconds()` after its worker noticed, its process is replaced. `by`: who is
     recorded in the audit; None: nobody.
     """
+    wanted = {"task_ids": sorted(set(task_ids))}
     with transaction.atomic():
-        rows = QUERIES.run("cancel", {"task_ids": sorted(set(task_ids)), "reason": reason})
+        QUERIES.run("lock_tasks", wanted)
+        rows = QUERIES.run("cancel", wanted | {"reason": reason})
         cancelled: list[UUID] = [row["task_id"] for row in rows]
         announce(cancelled, is_work=False)
         if by and cancelled:

@@ -41,9 +41,11 @@ def retry(
     """
     from django.db import IntegrityError
 
+    wanted = {"task_ids": sorted(set(task_ids))}
     try:
         with transaction.atomic():
-            rows = QUERIES.run("reopen", {"task_ids": sorted(set(task_ids)), "reason": reason})
+            QUERIES.run("lock_tasks", wanted)
+            rows = QUERIES.run("reopen", wanted | {"reason": reason})
             tickets.send_on_commit(row["task_type"] for row in rows)
             announce((row["task_id"] for row in rows), is_work=False)
             if by and rows:

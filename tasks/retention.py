@@ -73,9 +73,13 @@ def prune(seconds: float = 60) -> dict[str, int]:
 
 
 def prune_batch(rule: Rule, limit: int = BATCH) -> int:
-    """Remove up to `limit` overdue tasks; return how many. One statement, one transaction."""
+    """Remove up to `limit` overdue tasks; return how many. One look, and one statement that removes."""
+    rows = QUERIES.run("overdue", rule.parameters, leaf=rule.leaf, limit=int(limit))
+    if not rows:
+        return 0
     with connection.cursor() as cursor:
-        cursor.execute(QUERIES.text("prune", leaf=rule.leaf, limit=int(limit)), rule.parameters)
+        found = {"task_ids": [row["task_id"] for row in rows]}
+        cursor.execute(QUERIES.text("prune", leaf=rule.leaf), rule.parameters | found)
         return int(cursor.rowcount)
 
 

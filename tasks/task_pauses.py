@@ -38,6 +38,7 @@ def pause_tasks(
         "paused_until": until,
     }
     with transaction.atomic():
+        QUERIES.run("lock_tasks", {"task_ids": parameters["task_ids"]})
         paused: list[UUID] = [row["task_id"] for row in QUERIES.run("pause_tasks", parameters)]
         announce(paused, is_work=False)
         if by and paused:
@@ -48,8 +49,10 @@ def pause_tasks(
 
 def resume_tasks(task_ids: Iterable[UUID], reason: str = "", by: Actor | None = None) -> list[UUID]:
     """End pauses of tasks; return those that were paused. A handler that stands still goes on within LOOK_SECONDS."""
+    wanted = {"task_ids": sorted(set(task_ids))}
     with transaction.atomic():
-        rows = QUERIES.run("resume_tasks", {"task_ids": sorted(set(task_ids))})
+        QUERIES.run("lock_tasks", wanted)
+        rows = QUERIES.run("resume_tasks", wanted)
         resumed: list[UUID] = [row["task_id"] for row in rows]
         tickets.send_on_commit(row["task_type"] for row in rows if row["task_type"])
         announce(resumed, is_work=False)

@@ -106,19 +106,20 @@ RETURNING d.delivery_id, d.message_id::uuid, d.attempts AS attempt, d.next_at AS
 
 -- name: collect
 -- The messages of a lease. The first recipient's time goes to the message; a row that somebody else is marking is left.
-WITH leased AS (
-  SELECT * FROM unnest(%(message_ids)s::uuid[], %(delivered_ats)s::timestamptz[], %(attempts)s::int[])
-    AS l (message_id, delivered_at, attempt)
-), fresh AS (
-  SELECT m.message_id FROM messages.log m JOIN leased l ON l.message_id = m.message_id
-  WHERE m.message_id = ANY(%(message_ids)s::uuid[]) AND (m.delivered_at IS NULL OR m.delivery_attempts < l.attempt)
-  FOR NO KEY UPDATE OF m SKIP LOCKED
+-- Values are found by the place of their id, not by a join: docs/decisions/0022.
+WITH fresh AS (
+  SELECT m.message_id FROM messages.log m
+  WHERE m.message_id = ANY(%(message_ids)s::uuid[]) AND (
+    m.delivered_at IS NULL
+    OR m.delivery_attempts < (%(attempts)s::int[])[array_position(%(message_ids)s::uuid[], m.message_id::uuid)])
+  FOR NO KEY UPDATE SKIP LOCKED
 ), noted AS (
   UPDATE messages.log m SET
-    delivered_at = COALESCE(m.delivered_at, l.delivered_at),
-    delivery_attempts = greatest(m.delivery_attempts, l.attempt)
-  FROM fresh f JOIN leased l ON l.message_id = f.message_id
-  WHERE m.message_id = ANY(%(message_ids)s::uuid[]) AND m.message_id = f.message_id
+    delivered_at = COALESCE(m.delivered_at,
+      (%(delivered_ats)s::timestamptz[])[array_position(%(message_ids)s::uuid[], m.message_id::uuid)]),
+    delivery_attempts = greatest(m.delivery_attempts,
+      (%(attempts)s::int[])[array_position(%(message_ids)s::uuid[], m.message_id::uuid)])
+  WHERE m.message_id = ANY(%(message_ids)s::uuid[]) AND m.message_id = ANY(ARRAY(SELECT f.message_id FROM fresh f))
 )
 SELECT m.message_id::uuid, m.message_type::text AS message_type, m.from_agent_id::uuid, m.channel_id, m.subject,
        m.payload::text AS payload, m.headers::text AS headers, m.correlation_id, m.reply_to, m.priority, m.sent_at
@@ -139,9 +140,10 @@ WITH done AS (
   FOR NO KEY UPDATE SKIP LOCKED
 ), noted AS (
   UPDATE messages.log m SET
-    delivered_at = COALESCE(m.delivered_at, d.delivered_at), processed_at = d.processed_at
-  FROM fresh f JOIN done d ON d.message_id = f.message_id
-  WHERE m.message_id = ANY(%(message_ids)s::uuid[]) AND m.message_id = f.message_id
+    delivered_at = COALESCE(m.delivered_at, (SELECT min(d.delivered_at) FROM done d WHERE d.message_id = m.message_id)),
+    processed_at = statement_timestamp()
+  WHERE m.message_id = ANY(%(message_ids)s::uuid[]) AND m.message_id = ANY(ARRAY(
+    SELECT f.message_id FROM fresh f JOIN done d ON d.message_id = f.message_id))
 )
 SELECT delivery_id FROM done
 

@@ -39,6 +39,11 @@ ON CONFLICT (scope, name) DO UPDATE SET
   weight = EXCLUDED.weight, updated_at = now()
 WHERE limits.declared_by = 'handler'
 
+-- name: lock_tasks
+-- Before the four that find tasks by their ids and change them (pause_tasks, resume_tasks, cancel, reopen), in their
+-- transaction: what is locked cannot change while they run. Why they do not lock by themselves: docs/decisions/0022.
+SELECT tasks.lock_tasks(%(task_ids)s::uuid[])
+
 -- name: pause_tasks
 WITH wanted AS (
   SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY(%(task_ids)s::uuid[])
@@ -46,7 +51,6 @@ WITH wanted AS (
   SELECT q.task_id, q.task_type, q.status FROM wanted w
   JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
   WHERE q.status IN ('pending', 'queued', 'running')
-  ORDER BY q.task_id FOR UPDATE OF q
 ), noted AS (
   INSERT INTO tasks.task_pauses AS p (task_id, reason, paused_by, paused_until)
   SELECT l.task_id, %(reason)s, %(paused_by)s, %(paused_until)s FROM locked l
@@ -70,7 +74,6 @@ WITH wanted AS (
 ), locked AS (
   SELECT q.task_id, q.task_type, q.status FROM wanted w
   JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
-  ORDER BY q.task_id FOR UPDATE OF q
 ), gone AS (
   DELETE FROM tasks.task_pauses p USING locked l
   WHERE p.task_id = l.task_id AND (p.stands_since IS NULL OR l.status <> 'running') RETURNING p.task_id
@@ -345,7 +348,6 @@ WITH wanted AS (
   SELECT q.task_id, q.task_type, q.status FROM wanted w
   JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
   WHERE q.status IN ('pending', 'queued', 'running', 'paused')
-  ORDER BY q.task_id FOR UPDATE OF q
 ), cancelled AS (
   UPDATE tasks.queue q SET
     status = 'cancelled', status_reason = %(reason)s, lease_until = NULL,
@@ -369,7 +371,6 @@ WITH wanted AS (
   SELECT q.task_id, q.task_type FROM wanted w
   JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
   WHERE q.status IN ('failed', 'cancelled')
-  ORDER BY q.task_id FOR UPDATE OF q
 )
 UPDATE tasks.queue q SET
   status = CASE WHEN q.blocked_by > 0 THEN 'pending' ELSE 'queued' END::task_status_type,
@@ -605,18 +606,26 @@ SELECT count(*) AS number FROM (
     AND q.completed_at < now() - make_interval(secs => %(keep_days)s * 86400)
   LIMIT $limit) x
 
--- name: prune
+-- name: overdue
 -- By index (status, created_at): a task was created before it ended. Not what an open task still reads.
+SELECT q.task_id::uuid FROM $leaf q
+WHERE q.status = %(status)s::task_status_type
+  AND q.created_at < now() - make_interval(secs => %(keep_days)s * 86400)
+  AND q.completed_at < now() - make_interval(secs => %(keep_days)s * 86400)
+  AND NOT EXISTS (
+    SELECT FROM tasks.dependencies w JOIN tasks.identity i ON i.task_id = w.task_id
+    JOIN tasks.queue o ON o.task_id = i.task_id AND o.task_type = i.task_type
+    WHERE w.depends_on_task_id = q.task_id AND o.completed_at IS NULL)
+ORDER BY q.created_at LIMIT $limit
+
+-- name: prune
+-- What was overdue, and still is: it may have been opened again since. A statement of its own: one that locks joins no
+-- partitioned table (docs/decisions/0022).
 DELETE FROM $leaf d WHERE (d.task_id, d.task_type) IN (
   SELECT q.task_id, q.task_type FROM $leaf q
-  WHERE q.status = %(status)s::task_status_type
-    AND q.created_at < now() - make_interval(secs => %(keep_days)s * 86400)
+  WHERE q.task_id = ANY(%(task_ids)s::uuid[]) AND q.status = %(status)s::task_status_type
     AND q.completed_at < now() - make_interval(secs => %(keep_days)s * 86400)
-    AND NOT EXISTS (
-      SELECT FROM tasks.dependencies w JOIN tasks.identity i ON i.task_id = w.task_id
-      JOIN tasks.queue o ON o.task_id = i.task_id AND o.task_type = i.task_type
-      WHERE w.depends_on_task_id = q.task_id AND o.completed_at IS NULL)
-  ORDER BY q.created_at LIMIT $limit FOR UPDATE OF q SKIP LOCKED)
+  FOR UPDATE OF q SKIP LOCKED)
 
 -- name: matching_tasks
 -- A page of what a bulk action's filter means, by id.
