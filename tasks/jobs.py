@@ -104,11 +104,12 @@ def drain(task_type: str, worker: Worker, may_recruit: bool) -> tuple[int, bool]
     """
     deadline = time.monotonic() + SLICE_SECONDS
     pace = worker.pace_of(task_type)
-    take(worker, task_type, claim(task_type, worker.agent_id))
-    if worker.hand.waiting and may_recruit and not pace.is_short:
-        may_recruit = recruit(task_type)
-    number, began = 0, time.monotonic()
+    number = 0
     try:
+        take(worker, task_type, claim(task_type, worker.agent_id))
+        if worker.hand.waiting and may_recruit and not pace.is_short:
+            may_recruit = recruit(task_type)
+        began = time.monotonic()
         while at_once := run_waiting(worker.hand):
             number += at_once
             is_over = time.monotonic() >= deadline

@@ -17,6 +17,7 @@ from django.test import TransactionTestCase
 
 import bridge.connection
 from cockpit.servers import Nats, Postgres, Running, Server, Valkey
+from tests.crashes import refuse_crashes
 from tests.databases import TEMPLATE, Clones, Database, lock_file
 from tests.migration_locks import noting_locks
 
@@ -157,6 +158,21 @@ def restartable(own_home: Path) -> Iterator[Callable[[str], Running]]:
     yield start
     for running in reversed(started):
         running.stop()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_server_crashes() -> Iterator[None]:
+    """Whatever server a test stops, or had killed, must not have crashed by itself. That of the run: see harness.py."""
+    stop = Running.stop
+
+    def stop_and_look(running: Running) -> None:
+        stop(running)
+        refuse_crashes(running.log)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Running, "stop", stop_and_look)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(autouse=True, scope="session")

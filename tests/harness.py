@@ -22,6 +22,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 from cockpit.servers import Nats, Running, Valkey
+from tests.crashes import crashes
 from tests.versions import WITHOUT_PGVECTOR, asked_major, make_server
 
 MEMORY, MEMORY_BYTES = Path("/dev/shm"), 3 << 30  # noqa: S108  (mkdtemp makes the name)
@@ -182,6 +183,18 @@ def file_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
+# -- crashes ------------------------------------------------------------------------------------------------
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run in which its PostgreSQL crashed has failed, although it started again by itself."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and found_crashes():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def found_crashes() -> list[str]:
+    return crashes(Path(os.environ["MISTERSMITH_HOME"]) / "log" / "postgres.log")
+
+
 # -- what was not run ---------------------------------------------------------------------------------------
 
 
@@ -205,6 +218,8 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for crash in found_crashes():
+        terminalreporter.write_line(f"PostgreSQL crashed: {crash}", red=True)
     reports = terminalreporter.stats.get("skipped", [])
     reasons = sorted({reason_of(report) for report in reports})
     terminalreporter.write_line(f"not run: {len(reports)} ({'; '.join(reasons) or 'everything ran'})")

@@ -5,6 +5,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from operators.audit import Actor
@@ -141,6 +142,21 @@ def test_another_worker_is_called_before_a_task_that_may_take_long_and_after_a_s
     jobs.run_ticket("mine")
     assert seen[:2] == called_at
     assert sorted(map(str, seen)) == ["0", "1", "2", "call"], "once per ticket"
+
+
+def test_what_was_claimed_is_not_kept_where_calling_another_worker_fails(handles, this_worker, monkeypatch):
+    """It would stay running for as long as this process renews its lease, and nobody ran it."""
+
+    def fail(task_type):
+        raise OperationalError("the server ended just now")
+
+    handles("mine", lambda context: None)
+    (task_id,) = fill("mine", 1)
+    monkeypatch.setattr(jobs, "recruit", fail)
+    with pytest.raises(OperationalError):
+        jobs.run_ticket("mine")
+    assert this_worker.hand.held() == []
+    assert status_of(task_id) == "queued"
 
 
 def run_until_none_is_left():
