@@ -1,4 +1,4 @@
-"""Backends that ended by a fault of the server's own: PostgreSQL starts again by itself, and no client may have noticed."""
+"""Backends that ended by a fault of the server: PostgreSQL starts again by itself, and no client may have noticed."""
 
 import re
 from pathlib import Path
