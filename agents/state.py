@@ -127,7 +127,7 @@ def delete_state(agent_id: UUID, keys: list[str]) -> int:
 
 def purge_expired_state(limit: int = 1000) -> int:
     """Delete up to `limit` expired rows, oldest first; return how many. Two at once share the work: each locks its own
-    rows first (docs/decisions/0022)."""
+    rows first (docs/decisions/0024)."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(LOCK_EXPIRED, [limit])
         rows = cursor.fetchall()

@@ -115,7 +115,7 @@ async def read_published(
     return found
 
 
-# What settles locks rows: it must not prune partitions while it runs (docs/decisions/0022).
+# What settles locks rows: it must not prune partitions while it runs (docs/decisions/0024).
 BEGUN = "SET LOCAL sync.origin = 'kv'; SET LOCAL enable_partition_pruning = off"
 
 

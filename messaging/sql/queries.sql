@@ -106,7 +106,7 @@ RETURNING d.delivery_id, d.message_id::uuid, d.attempts AS attempt, d.next_at AS
 
 -- name: collect
 -- The messages of a lease. The first recipient's time goes to the message; a row that somebody else is marking is left.
--- Values are found by the place of their id, not by a join: docs/decisions/0022.
+-- Values are found by the place of their id, not by a join: docs/decisions/0024.
 WITH fresh AS (
   SELECT m.message_id FROM messages.log m
   WHERE m.message_id = ANY(%(message_ids)s::uuid[]) AND (

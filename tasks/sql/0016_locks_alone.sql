@@ -1,5 +1,5 @@
 -- Rows of tasks.queue are locked by statements that join nothing. In PostgreSQL 18 a statement that locks rows and prunes
--- partitions while it runs loses rows, or ends its session, once a row was being changed by another (docs/decisions/0022). Here
+-- partitions while it runs loses rows, or ends its session, once a row was being changed by another (docs/decisions/0024). Here
 -- the type is a parameter: the leaf is known before the statement runs.
 
 -- Lock tasks in the order of their ids, whatever their types: two that do so never wait for each other. As few statements as

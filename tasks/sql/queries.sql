@@ -41,7 +41,7 @@ WHERE limits.declared_by = 'handler'
 
 -- name: lock_tasks
 -- Before the four that find tasks by their ids and change them (pause_tasks, resume_tasks, cancel, reopen), in their
--- transaction: what is locked cannot change while they run. Why they do not lock by themselves: docs/decisions/0022.
+-- transaction: what is locked cannot change while they run. Why they do not lock by themselves: docs/decisions/0024.
 SELECT tasks.lock_tasks(%(task_ids)s::uuid[])
 
 -- name: pause_tasks
@@ -620,7 +620,7 @@ ORDER BY q.created_at LIMIT $limit
 
 -- name: prune
 -- What was overdue, and still is: it may have been opened again since. A statement of its own: one that locks joins no
--- partitioned table (docs/decisions/0022).
+-- partitioned table (docs/decisions/0024).
 DELETE FROM $leaf d WHERE (d.task_id, d.task_type) IN (
   SELECT q.task_id, q.task_type FROM $leaf q
   WHERE q.task_id = ANY(%(task_ids)s::uuid[]) AND q.status = %(status)s::task_status_type

@@ -1,4 +1,4 @@
-"""No statement locks rows and prunes partitions while it runs: PostgreSQL 18 loses rows in it (docs/decisions/0022)."""
+"""No statement locks rows and prunes partitions while it runs: PostgreSQL 18 loses rows in it (docs/decisions/0024)."""
 
 import re
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ SETTINGS = {
 }
 CURE = (
     "lock by a statement that joins no partitioned table, then change what is locked (as tasks.lock_tasks), or plan"
-    " without pruning (SET LOCAL enable_partition_pruning = off): docs/decisions/0022"
+    " without pruning (SET LOCAL enable_partition_pruning = off): docs/decisions/0024"
 )
 # run where pruning is off: what sees to that
 UNPRUNED = {

@@ -1,6 +1,6 @@
 """Tasks that somebody else is changing meanwhile are cancelled, paused and opened again with the others.
 
-PostgreSQL 18 loses rows in statements that lock and prune partitions at once (docs/decisions/0022): as the planner is
+PostgreSQL 18 loses rows in statements that lock and prune partitions at once (docs/decisions/0024): as the planner is
 set here, ours would.
 """
 
