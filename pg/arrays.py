@@ -20,11 +20,12 @@ HEADER = struct.Struct(
 )  # dimensions, whether there are NULLs, the elements' type, their number, lower bound
 NUMBER = struct.Struct(">iq")
 INTEGER = struct.Struct(">ii")
+FLOAT = struct.Struct(">id")
 JSONB_VERSION = b"\1"
 BOOLEAN = {True: b"\0\0\0\1\1", False: b"\0\0\0\1\0", None: NULL}
 EPOCH_SECONDS = 946_684_800  # PostgreSQL counts from 2000-01-01, in microseconds
 # oids of types that are part of the protocol (pg_type.dat)
-BOOL, INT8, INT4, TEXT, TIMESTAMPTZ, UUID, JSONB = 16, 20, 23, 25, 1184, 2950, 3802
+BOOL, INT8, INT4, TEXT, FLOAT8, TIMESTAMPTZ, UUID, JSONB = 16, 20, 23, 25, 701, 1184, 2950, 3802
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def uuids(values: Sequence[str]) -> Array:
     return join(UUID, [b"\0\0\0\x10" + bytes.fromhex(value.replace("-", "")) for value in values])
 
 
-def ids(values: Sequence[Uuid]) -> Array:
-    return join(UUID, [b"\0\0\0\x10" + value.bytes for value in values])
+def ids(values: Sequence[Uuid | None]) -> Array:
+    return join(UUID, [NULL if value is None else b"\0\0\0\x10" + value.bytes for value in values])
 
 
 def jsons(values: Sequence[str]) -> Array:
@@ -69,6 +70,11 @@ def integers(values: Sequence[int | None]) -> Array:
 def numbers(values: Sequence[int | None]) -> Array:
     pack = NUMBER.pack
     return join(INT8, [NULL if value is None else pack(8, value) for value in values])
+
+
+def floats(values: Sequence[float | None]) -> Array:
+    pack = FLOAT.pack
+    return join(FLOAT8, [NULL if value is None else pack(8, value) for value in values])
 
 
 def times(values: Sequence[datetime | None]) -> Array:

@@ -19,7 +19,7 @@ _ready: WeakSet[psycopg.Connection[Any]] = WeakSet()
 
 
 def run_prepared(text: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """Run one statement in the current transaction, or one of its own; return its rows.
+    """Run one statement in the current transaction, or one of its own; return its rows, none where it returns none.
 
     `%s` or `%(name)s` stands for a value, and wants a cast; a list is cheapest as a `pg.arrays.Array`. Raises what
     Django's cursors raise.
@@ -31,7 +31,7 @@ def run_prepared(text: str, parameters: Sequence[Any] | Mapping[str, Any]) -> li
         get_ready(server)
     with connection.wrap_database_errors, psycopg.Cursor(server) as cursor:
         cursor.execute(text, parameters)
-        return cursor.fetchall()
+        return cursor.fetchall() if cursor.description else []
 
 
 def get_ready(server: psycopg.Connection[Any]) -> None:

@@ -1,13 +1,14 @@
 """Put tasks into the queue, in the caller's transaction: rolled back with it, visible and run after it commits."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
 
+from pg import arrays
 from pg.prepared import run_prepared
 from pg.queries import Queries
 from tasks import tickets
@@ -18,6 +19,28 @@ from tasks.signals import tasks_changed
 QUERIES = Queries("tasks")
 BATCH = 5_000
 NOTHING = {type(None)}
+# the parameter of each column, and how PostgreSQL receives it
+COLUMNS: dict[str, tuple[str, Callable[[Any], arrays.Array]]] = {
+    "task_id": ("task_ids", arrays.ids),
+    "task_type": ("task_types", arrays.texts),
+    "task_name": ("task_names", arrays.texts),
+    "payload": ("payloads", arrays.jsons),
+    "priority": ("priorities", arrays.texts),
+    "scheduled_at": ("scheduled_ats", arrays.times),
+    "expires_at": ("expires_ats", arrays.times),
+    "max_retries": ("max_retries", arrays.integers),
+    "timeout_seconds": ("timeouts", arrays.floats),
+    "unique_key": ("unique_keys", arrays.texts),
+    "concurrency_key": ("concurrency_keys", arrays.texts),
+    "assigned_agent": ("assigned_agents", arrays.ids),
+    "created_by": ("created_bys", arrays.ids),
+    "parent": ("parents", arrays.ids),
+    "resources": ("resources", arrays.texts),
+    "unique_seconds": ("unique_seconds", arrays.floats),
+    "free_at_start": ("free_at_starts", arrays.booleans),
+    "blocked_by": ("blocked_bys", arrays.integers),
+    "metadata": ("metadata", arrays.jsons),
+}
 KEY_ATTEMPTS = 5  # a holder may end between the conflict and the look at who it is
 __all__ = ["After", "NewTask", "TaskRefused", "enqueue", "enqueue_many", "parse_payload"]
 
@@ -101,13 +124,14 @@ def _statement(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     return QUERIES.text("enqueue_plain", leaf=leaf), _arrays(rows)
 
 
-def _arrays(rows: list[dict[str, Any]]) -> dict[str, list[Any] | None]:
+def _arrays(rows: list[dict[str, Any]]) -> dict[str, arrays.Array | None]:
     """Turn rows into one array per column, as unnest wants them: it fills up one that is too short with NULL, so that a
     column of nothing needs none."""
-    same = {name: name for name in ("max_retries", "resources", "unique_seconds", "metadata")}
-    plural = {"timeout_seconds": "timeouts", "priority": "priorities", **same}
-    columns = {plural.get(name, f"{name}s"): [row[name] for row in rows] for name in rows[0]}
-    return {name: None if set(map(type, column)) == NOTHING else column for name, column in columns.items()}
+    found: dict[str, arrays.Array | None] = {}
+    for name, (parameter, to_array) in COLUMNS.items():
+        column = [row[name] for row in rows]
+        found[parameter] = None if set(map(type, column)) == NOTHING else to_array(column)
+    return found
 
 
 def _add_dependencies(tasks: list[NewTask], rows: list[dict[str, Any]], ids: list[UUID]) -> None:
@@ -119,12 +143,12 @@ def _add_dependencies(tasks: list[NewTask], rows: list[dict[str, Any]], ids: lis
     ]
     if edges:
         columns = {
-            "task_ids": [task_id for task_id, _ in edges],
-            "depends_on": [after.task_id for _, after in edges],
-            "kinds": [after.kind for _, after in edges],
-            "input_names": [after.name for _, after in edges],
+            "task_ids": arrays.ids([task_id for task_id, _ in edges]),
+            "depends_on": arrays.ids([after.task_id for _, after in edges]),
+            "kinds": arrays.texts([after.kind for _, after in edges]),
+            "input_names": arrays.texts([after.name for _, after in edges]),
         }
-        QUERIES.run("add_dependencies", columns)
+        run_prepared(QUERIES.text("add_dependencies"), columns)
 
 
 REFUSALS = {

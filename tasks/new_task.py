@@ -78,6 +78,7 @@ def row_of(task: NewTask) -> dict[str, Any]:
     _require("task_type", task.task_type, 1 <= len(task.task_type) <= 100, "must have 1 to 100 characters")
     _require("priority", priority, priority in PRIORITIES, PRIORITIES_RULE)
     _require("max_retries", max_retries, max_retries >= 0, "must be 0 or more")
+    _require("max_retries", max_retries, max_retries < 1 << 31, "must be less than 2147483648")
     _require("timeout_seconds", timeout_seconds, timeout_seconds > 0, "must be more than 0")
     unique_key, unique_seconds = _key_of(task)
     for after in afters_of(task):
@@ -109,7 +110,9 @@ def row_of(task: NewTask) -> dict[str, Any]:
         "resources": _array_of(task.resources) if task.resources else None,
         "unique_seconds": unique_seconds,
         "free_at_start": task.unique_until == "start",
-        "metadata": dump_json({tracing.HEADER: trace} if (trace := tracing.traceparent()) else {}),
+        # what it will be, where all of them are open: if not, the edges' trigger counts again
+        "blocked_by": len({after.task_id for after in afters_of(task)}) or None,
+        "metadata": dump_json({tracing.HEADER: trace}) if (trace := tracing.traceparent()) else "{}",
     }
 
 

@@ -177,13 +177,13 @@ ORDER BY -ln(1 - random()) / COALESCE(l.weight, 1) LIMIT 1
 WITH given AS (
   SELECT * FROM unnest(
     %(task_ids)s::uuid[], %(task_types)s::text[], %(task_names)s::text[], %(payloads)s::jsonb[],
-    %(priorities)s::task_priority_type[], %(scheduled_ats)s::timestamptz[], %(expires_ats)s::timestamptz[],
+    %(priorities)s::text[]::task_priority_type[], %(scheduled_ats)s::timestamptz[], %(expires_ats)s::timestamptz[],
     %(max_retries)s::int[], %(timeouts)s::float8[], %(unique_keys)s::text[], %(concurrency_keys)s::text[],
     %(assigned_agents)s::uuid[], %(created_bys)s::uuid[], %(parents)s::uuid[], %(resources)s::text[],
-    %(unique_seconds)s::float8[], %(free_at_starts)s::boolean[], %(metadata)s::jsonb[]
+    %(unique_seconds)s::float8[], %(free_at_starts)s::boolean[], %(metadata)s::jsonb[], %(blocked_bys)s::int[]
   ) AS g (task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, timeout_seconds,
           unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id,
-          resources, unique_seconds, free_at_start, metadata)
+          resources, unique_seconds, free_at_start, metadata, blocked_by)
 ), keyed AS (
   INSERT INTO tasks.unique_keys (unique_key, task_id, held_until, free_at_start)
   SELECT unique_key, task_id, now() + make_interval(secs => unique_seconds), free_at_start FROM given WHERE unique_key IS NOT NULL ORDER BY unique_key
@@ -192,10 +192,10 @@ WITH given AS (
 )
 INSERT INTO tasks.queue (
   task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
-  unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata)
+  unique_key, concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata, blocked_by)
 SELECT task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries,
        make_interval(secs => timeout_seconds), unique_key, concurrency_key, assigned_agent_id, created_by_agent_id,
-       parent_task_id, resources::varchar[], metadata
+       parent_task_id, resources::varchar[], metadata, COALESCE(blocked_by, 0)
 FROM given
 WHERE unique_key IS NULL OR task_id IN (SELECT k.task_id FROM keyed k)
 RETURNING task_id::uuid
@@ -204,28 +204,29 @@ RETURNING task_id::uuid
 -- The same where no task has a key, straight into one leaf: no row is routed.
 INSERT INTO $leaf (
   task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
-  concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata)
+  concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata, blocked_by)
 SELECT task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries,
        make_interval(secs => timeout_seconds), concurrency_key, assigned_agent_id, created_by_agent_id,
-       parent_task_id, resources::varchar[], metadata
+       parent_task_id, resources::varchar[], metadata, COALESCE(blocked_by, 0)
 FROM unnest(
   %(task_ids)s::uuid[], %(task_types)s::text[], %(task_names)s::text[], %(payloads)s::jsonb[],
-  %(priorities)s::task_priority_type[], %(scheduled_ats)s::timestamptz[], %(expires_ats)s::timestamptz[],
+  %(priorities)s::text[]::task_priority_type[], %(scheduled_ats)s::timestamptz[], %(expires_ats)s::timestamptz[],
   %(max_retries)s::int[], %(timeouts)s::float8[], %(concurrency_keys)s::text[], %(assigned_agents)s::uuid[],
-  %(created_bys)s::uuid[], %(parents)s::uuid[], %(resources)s::text[], %(metadata)s::jsonb[]
+  %(created_bys)s::uuid[], %(parents)s::uuid[], %(resources)s::text[], %(metadata)s::jsonb[], %(blocked_bys)s::int[]
 ) AS g (task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, timeout_seconds,
-        concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata)
+        concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata, blocked_by)
 RETURNING task_id::uuid
 
 -- name: enqueue_one
 INSERT INTO $leaf (
   task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
-  concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata)
+  concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata, blocked_by)
 VALUES (
   %(task_id)s::uuid, %(task_type)s::text, %(task_name)s::text, %(payload)s::jsonb, %(priority)s::task_priority_type,
   %(scheduled_at)s::timestamptz, %(expires_at)s::timestamptz, %(max_retries)s::int,
   make_interval(secs => %(timeout_seconds)s::float8), %(concurrency_key)s::text, %(assigned_agent)s::uuid,
-  %(created_by)s::uuid, %(parent)s::uuid, %(resources)s::varchar[], %(metadata)s::jsonb)
+  %(created_by)s::uuid, %(parent)s::uuid, %(resources)s::varchar[], %(metadata)s::jsonb,
+  COALESCE(%(blocked_by)s::int, 0))
 RETURNING task_id::uuid
 
 -- name: key_holders

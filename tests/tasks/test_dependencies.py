@@ -116,6 +116,41 @@ def test_a_whole_workflow_is_enqueued_at_once_in_any_order():
     assert list(blocked) == [0, 1, 1, 2]
 
 
+def test_a_task_that_waits_is_written_once(agent_id):
+    """It is pending from the start: no second version of its row, and no second value for JetStream."""
+    parents = [enqueue("a"), enqueue("a")]
+    task_id = enqueue("echo", depends_on=parents)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT payload ->> 'status', event FROM bridge.outbox WHERE key = %s", [str(task_id)])
+        assert cursor.fetchall() == [("pending", f"tasks.created.{task_id}")]
+    finish(take("a", agent_id), None)
+    assert Task.objects.get(pk=task_id).blocked_by == 1
+    finish(take("a", agent_id), None)
+    assert (Task.objects.get(pk=task_id).blocked_by, status_of(task_id)) == (0, "queued")
+
+
+def test_what_a_client_inserts_ready_is_made_to_wait_by_its_edges(agent_id):
+    """As workers of the release before do: the edges come after a task that said nothing of them."""
+    first, second = enqueue("a"), enqueue("b")
+    depend(second, first)
+    assert (Task.objects.get(pk=second).blocked_by, status_of(second)) == (1, "pending")
+    finish(take("a", agent_id), None)
+    assert (Task.objects.get(pk=second).blocked_by, status_of(second)) == (0, "queued")
+
+
+def test_a_task_that_waits_for_a_resource_may_wait_for_a_task_besides(agent_id):
+    first, parent = enqueue("a", resources=["x"]), enqueue("b")
+    held = take("a", agent_id)
+    parked = enqueue("a", resources=["x"])
+    assert claim("a", agent_id) == []
+    depend(parked, parent)
+    assert (held.task_id, Task.objects.get(pk=parked).blocked_by) == (first, 2)
+    finish(held, None)
+    assert (Task.objects.get(pk=parked).blocked_by, status_of(parked)) == (1, "pending")
+    finish(take("b", agent_id), None)
+    assert status_of(parked) == "queued"
+
+
 def test_an_id_is_given_once():
     task_id = enqueue("a", task_id=uuid7())
     with pytest.raises(TaskRefused, match="a task with this task_id exists"):
