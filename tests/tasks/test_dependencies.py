@@ -7,7 +7,7 @@ from django.db import IntegrityError, connection, transaction
 
 from pg.uuid7 import uuid7
 from tasks import jobs, tickets, worker
-from tasks.claim import Failure, cancel, claim, fail, finish
+from tasks.claim import Ended, Failure, cancel, claim, fail, finish, finish_and_claim
 from tasks.control import retry
 from tasks.dependencies import read_inputs
 from tasks.enqueue import After, NewTask, TaskRefused, enqueue, enqueue_many
@@ -127,6 +127,21 @@ def test_a_task_that_waits_is_written_once(agent_id):
     assert Task.objects.get(pk=task_id).blocked_by == 1
     finish(take("a", agent_id), None)
     assert (Task.objects.get(pk=task_id).blocked_by, status_of(task_id)) == (0, "queued")
+
+
+@pytest.mark.parametrize("number", [12, 120])  # edges of all in one statement, or apart by how many of a task
+def test_tasks_that_waited_for_one_two_or_three_are_released_by_one_turn(agent_id, number):
+    parents, last = enqueue_many(NewTask(task_type="a") for _ in range(3)), enqueue("b")
+    children = enqueue_many(
+        NewTask(task_type="echo", depends_on=parents[: n % 3 + 1] + [last] * (n % 2)) for n in range(number)
+    )
+    items = claim("a", agent_id, limit=3)
+    finish_and_claim("a", agent_id, [Ended(item) for item in items], 1)
+    found = Task.objects.filter(pk__in=children).order_by("pk").values_list("pk", "blocked_by", "status")
+    expected = {0: (0, "queued"), 1: (1, "pending")}
+    assert {pk: rest for pk, *rest in found} == {
+        child: list(expected[n % 2]) for n, child in enumerate(children)
+    }
 
 
 def test_what_a_client_inserts_ready_is_made_to_wait_by_its_edges(agent_id):
