@@ -6,7 +6,7 @@ from django.db import DataError
 
 from bridge.session import execute, execute_bound, keep_statements
 from bridge.targets import ARRAYS, to_arrays
-from pg.arrays import booleans, ids, integers, jsons, numbers, texts, times, uuids
+from pg.arrays import booleans, floats, ids, integers, jsons, numbers, texts, times, uuids
 
 ID = "00000000-0000-7000-8000-0000000000ff"
 
@@ -17,6 +17,7 @@ ID = "00000000-0000-7000-8000-0000000000ff"
         ("text", texts, ["", "null", "NULL", 'a"b', "a\\b", "{x,y}", " x ", "ü\n", "%s", "it's", None]),
         ("bigint", numbers, [0, -1, 1 << 62, None]),
         ("integer", integers, [0, -1, (1 << 31) - 1, None]),
+        ("double precision", floats, [0.0, -1.5, 1e300, None]),
         ("boolean", booleans, [True, False, None]),
         ("uuid", uuids, [ID]),
         ("timestamptz", times, [datetime(2026, 1, 2, 3, 4, 5, 678901, UTC), datetime(1970, 1, 1, tzinfo=UTC), None]),
@@ -29,9 +30,9 @@ def test_postgresql_reads_what_was_written(session, kind, write, values):
 
 
 def test_ids_and_json_are_read_as_they_were_meant(session):
-    given = {"ids": ids([UUID(ID)]), "values": jsons(['{"a":"\\"ü\\\\"}', "null"])}
+    given = {"ids": ids([UUID(ID), None]), "values": jsons(['{"a":"\\"ü\\\\"}', "null"])}
     statement = "SELECT %(ids)s::uuid[], (%(values)s::jsonb[])[1]->>'a', (%(values)s::jsonb[])[2]::text"
-    assert execute_bound(session, statement, given) == [([UUID(ID)], '"ü\\', "null")]
+    assert execute_bound(session, statement, given) == [([UUID(ID), None], '"ü\\', "null")]
 
 
 def test_only_lists_become_arrays():
