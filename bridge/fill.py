@@ -106,8 +106,10 @@ def publish(db: BaseDatabaseWrapper, mirror: Mirror, rows: Sequence[Source]) -> 
     """Create the keys; return the outcomes: stored, or kept because KV has something. Raises Unreachable."""
     if not rows:
         return []
-    subject = topology.buckets()[mirror.bucket].subject
-    messages = [Message(subject(row.key), row.payload.encode(), headers_of(row)) for row in rows]
+    bucket = topology.buckets()[mirror.bucket]
+    messages = [
+        Message(bucket.subject(row.key), row.payload.encode(), headers_of(row), bucket.stream) for row in rows
+    ]
 
     async def send(client: Client) -> list[Outcome]:
         return await client.publisher.publish(messages, ANSWER_SECONDS)

@@ -198,6 +198,7 @@ class AgentKeys:
                 self.bucket.subject(agent_state_key(self.agent_id, key)),
                 text.encode(),
                 {**HYDRATED, **value_headers(ttl_seconds), EXPECTED: str(seen.get(key, ABSENT).revision)},
+                self.bucket.stream,
             )
             for key, (text, ttl_seconds) in rows.items()
         ]

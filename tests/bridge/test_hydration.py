@@ -14,6 +14,7 @@ from django.utils import timezone
 from agents.models import Agent, AgentState
 from agents.state import write_state
 from bridge import connection, hydration, jobs, reconcile
+from bridge.batches import BATCH_ID
 from bridge.fence import FENCE
 from bridge.hydration import hydrate_agent, release_agent, sweep
 from bridge.keys import fence_key
@@ -88,6 +89,19 @@ class TestOneAgent:
         }
         assert value("AGENT_STATE", f"{agent.pk}.newer") == "agent's"
         assert look("AGENT_STATE", f"{agent.pk}.deleted").is_deleted
+
+    @pytest.mark.parametrize("kept", [0, 1])
+    def test_many_keys_come_in_batches_and_what_kv_has_of_them_stays(self, agent, session, kept):
+        quietly(agent, {f"k{number}": "row" for number in range(40)})
+        if kept:
+            put("AGENT_STATE", f"{agent.pk}.k7", "agent's")
+        filled = hydrate_agent(session, agent.pk).filled
+        assert (filled.stored, filled.kept) == (40 - kept, kept)
+        sent = connection.call(
+            lambda c: c.jetstream.get_last_msg("KV_AGENT_STATE", f"$KV.AGENT_STATE.{agent.pk}.k9")
+        )
+        assert (BATCH_ID in sent.headers) == (not kept)
+        assert value("AGENT_STATE", f"{agent.pk}.k7") == ("agent's" if kept else "row")
 
     def test_a_key_whose_write_is_on_its_way_is_left_to_the_relay(self, agent, session):
         quietly(agent, {"a": 1})
