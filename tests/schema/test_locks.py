@@ -12,6 +12,9 @@ from agents import liveness, state
 from bridge import sources
 from pg.operations import read_sql
 from pg.queries import HEADING
+from tasks.enqueue import NewTask, enqueue_many
+from tasks.leaves import register_types
+from tasks.registry import all_handlers
 from tests.schema.catalog import rows
 from tests.versions import asked_major
 
@@ -39,6 +42,8 @@ UNPRUNED = {
     "settle_agent_state": "bridge.conflicts.BEGUN",
     "lock_session_data": "bridge.session.PLANS",
 }
+# locks below a subquery that joins nothing; the loop that prunes is outside of it, and changes what is locked by then
+PRUNES_OUTSIDE = {"promote_due"}
 
 
 def locking_queries() -> Iterator[tuple[str, str]]:
@@ -95,21 +100,44 @@ JOINED = """
 WITH given AS MATERIALIZED (SELECT * FROM unnest($1::uuid[]) AS g (agent_id))
 SELECT FROM agents.state s JOIN given g ON g.agent_id = s.agent_id ORDER BY s.state_key FOR UPDATE OF s
 """
+BY_IDS = """
+WITH wanted AS (SELECT i.task_id, i.task_type FROM tasks.identity i WHERE i.task_id = ANY($1::uuid[]))
+SELECT q.status FROM wanted w JOIN tasks.queue q ON q.task_id = w.task_id AND q.task_type = w.task_type
+ORDER BY q.task_id FOR UPDATE OF q
+"""
+
+
+@pytest.fixture
+def filled():
+    """Tasks in several leaves, and what the planner knows of them."""
+    register_types()
+    types = [item.task_type for item in all_handlers()][:4]
+    enqueue_many(NewTask(task_type=types[number % len(types)]) for number in range(400))
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE tasks.queue, tasks.identity")
 
 
 @pytest.mark.skipif(asked_major() < 16, reason="EXPLAIN (GENERIC_PLAN) is of PostgreSQL 16")
 def test_a_statement_that_locks_and_prunes_is_found():
     assert is_wrong(plan_of(JOINED))
-    assert not is_wrong(plan_of(JOINED, enable_partition_pruning="off"))
     assert not is_wrong(plan_of(JOINED.replace("FOR UPDATE OF s", "")))
+    assert not is_wrong(plan_of(JOINED, enable_partition_pruning="off"))
 
 
 @pytest.mark.skipif(asked_major() < 16, reason="EXPLAIN (GENERIC_PLAN) is of PostgreSQL 16")
-@pytest.mark.parametrize("name", QUERIES)
-def test_no_query_locks_rows_and_prunes_while_it_runs(name):
-    text = QUERIES[name]
-    settings = {"enable_partition_pruning": "off"} if name.partition(".")[2] in UNPRUNED else {}
-    assert not is_wrong(plan_of(text, **settings)), f"{name}: {CURE}"
+def test_no_query_locks_rows_and_prunes_while_it_runs(filled):
+    wrong = []
+    for name, text in QUERIES.items():
+        settings = {"enable_partition_pruning": "off" if name.partition(".")[2] in UNPRUNED else "on"}
+        if is_wrong(plan_of(text, **settings)) and name.partition(".")[2] not in PRUNES_OUTSIDE:
+            wrong.append(name)
+    assert not wrong, f"{wrong}: {CURE}"
+
+
+@pytest.mark.skipif(asked_major() < 16, reason="EXPLAIN (GENERIC_PLAN) is of PostgreSQL 16")
+def test_a_lock_of_tasks_found_by_their_ids_is_found(filled):
+    """As `cancel` was: among empty tables the planner would begin with another one, and prune nothing."""
+    assert is_wrong(plan_of(BY_IDS))
 
 
 # -- in functions ---------------------------------------------------------------------------------------------
