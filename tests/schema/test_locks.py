@@ -21,7 +21,7 @@ from tests.versions import asked_major
 pytestmark = pytest.mark.django_db
 ROOMS = ("bridge", "cockpit", "knowledge", "messaging", "partitions", "recovery", "sessions", "tasks")
 LOCKS = re.compile(r"\bFOR\s+(NO\s+KEY\s+UPDATE|UPDATE|KEY\s+SHARE|SHARE)\b", re.IGNORECASE)
-TEXTS = {"$leaf": "tasks.queue", "$limit": "10", "$filter": "true"}
+TEXTS = {"$leaf": "tasks.queue_default", "$limit": "10", "$filter": "true"}
 # a plan that prunes wherever it could: a loop over the rows wanted, and an index look-up of each
 SETTINGS = {
     "enable_seqscan": "off",
