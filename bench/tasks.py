@@ -214,24 +214,14 @@ def drain_ours(found: Installation, tasks: int, most: int) -> float:
     fill(tasks)
     log = found.home / "worker.log"
     ended = "SELECT extract(epoch FROM completed_at)::float8 FROM tasks.queue WHERE completed_at IS NOT NULL"
-    with (
-        running(found.home / "bridge.log", "manage.py", "bridge", "run"),
-        running(
-            log,
-            "-m",
-            "celery",
-            "-A",
-            "config",
-            *WORKER,
-            "--queues=tasks",
-            LOG_LEVEL="INFO",
-            MISTERSMITH_TASKS_MAX_CLAIM=str(most),
-        ),
-    ):
-        wait_for(lambda: " ready." in log.read_text())
+    worker = ("-m", "celery", "-A", "config", *WORKER, "--queues=tasks")
+    environ = {"LOG_LEVEL": "INFO", "MISTERSMITH_TASKS_MAX_CLAIM": str(most)}
+    with running(found.home / "bridge.log", "manage.py", "bridge", "run"):
         wait_for(is_relayed)
-        tickets.send_now(["echo"])
-        return rate(lambda: [moment for (moment,) in sql(ended)], tasks)
+        with running(log, *worker, **environ):
+            wait_for(lambda: " ready." in log.read_text())
+            tickets.send_now(["echo"])
+            return rate(lambda: [moment for (moment,) in sql(ended)], tasks)
 
 
 def is_relayed() -> bool:
