@@ -141,6 +141,6 @@ def test_batches_keep_their_distance(jetstream, agent):
     for number in range(4):
         rows("INSERT INTO bridge.outbox (target, key, op) VALUES ('AGENT_CONFIG', %s, 'D')", str(number))
     started = time.monotonic()
-    with running(Relay(gap_seconds=0.2, batch_rows=1)):
+    with patch("bridge.outbox.YOUNGEST", 0), running(Relay(gap_seconds=0.2, batch_rows=1)):
         wait_until(lambda: not outbox())
     assert time.monotonic() - started >= 0.6

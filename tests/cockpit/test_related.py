@@ -58,4 +58,4 @@ def test_links_to_what_one_may_not_see_are_left_out(client):
     user.user_permissions.add(Permission.objects.get(codename="view_task"))
     client.force_login(user)
     page = client.get(reverse("admin:tasks_task_change", args=[enqueue("echo")]))
-    assert {title for title, _ in page.context["related_links"]} <= {"Children", "Parent"}
+    assert {title for title, _ in page.context["related_links"]} <= {"Children", "Graph", "Parent"}
