@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.db import connection
 
 from agents import liveness, state
@@ -47,7 +48,8 @@ PRUNES_OUTSIDE = {"promote_due"}
 
 
 def locking_queries() -> Iterator[tuple[str, str]]:
-    for room in ROOMS:
+    left_out = set() if apps.is_installed("knowledge") else {"knowledge"}  # where pgvector is missing
+    for room in sorted(set(ROOMS) - left_out):
         _, *parts = HEADING.split(read_sql(room, "queries"))
         for name, text in zip(parts[::2], parts[1::2], strict=True):
             if LOCKS.search(re.sub(r"--.*", "", text)):
