@@ -3,12 +3,13 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
+from nats.js.errors import NotFoundError
 
 from bench.frame.servers import Installation
 from bench.storage.sql import add_agents, without_triggers
@@ -29,12 +30,27 @@ def connect(found: Installation) -> psycopg.Connection[Any]:
 
 def clear(found: Installation) -> None:
     """Begin anew: no agents, nothing on its way, empty streams."""
+    wait_until_copied()
     with connect(found) as session:
         session.execute("SET bridge.allow_truncate = 'on'")
         session.execute("TRUNCATE agents.registry, agents.state, bridge.outbox, bridge.tombstones CASCADE")
         session.execute("VACUUM ANALYZE agents.state, bridge.outbox")
     for name in (STREAM, f"FLUSH_{BUCKET}", "AGENT_STATE"):
         call(lambda client, name=name: client.jetstream.purge_stream(name), 60)  # type: ignore[misc]
+
+
+def wait_until_copied() -> None:
+    """Wait until the FLUSH stream has all that its bucket stored: nats-server copies what comes in batches more slowly
+    than it takes it, and what came after the purge would be counted as new."""
+    subject = f"$KV.{BUCKET}.{uuid4()}.last"
+    call(lambda client: client.jetstream.publish(subject, b"1", timeout=10), 20)
+
+    async def is_there(client: Client) -> bool:
+        with suppress(NotFoundError):
+            return bool(await client.jetstream.get_last_msg(f"FLUSH_{BUCKET}", subject))
+        return False
+
+    wait_for(lambda: call(is_there), 60)
 
 
 def make_rows(found: Installation, agents: int, keys: int) -> list[tuple[UUID, str]]:
