@@ -152,6 +152,10 @@ class Bridging:
             return self.link.call(look, 5)
         return False
 
+    def has_told(self, text: str) -> bool:
+        """Whether a bridge has written this into its log."""
+        return any(text in log.read_text(errors="replace") for log in self.folder.glob("bridge*.log"))
+
     def outbox_rows(self) -> int:
         with suppress(psycopg.OperationalError):
             return int(self.ask("SELECT count(*) FROM bridge.outbox")[0][0])

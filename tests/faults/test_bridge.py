@@ -16,7 +16,7 @@ from cockpit.servers import Postgres, Running
 from cockpit.servers.nats import USER
 from pg.errors import Unreachable
 from tests.bridge.conftest import wait_until
-from tests.faults.bridging import BACKENDS, Bridging, choose, live_for
+from tests.faults.bridging import BACKENDS, PATIENCE_SECONDS, Bridging, choose, live_for
 
 pytestmark = pytest.mark.servers
 LONG = pytest.param(60, id="60-s", marks=pytest.mark.deep)
@@ -361,6 +361,33 @@ def test_a_full_disk_of_nats_costs_time_and_nothing_else(
                 wait_until(made.link.is_connected, 30)
                 time.sleep(1)
             made.settle()
+        made.settle()
+        made.count(faults)
+    finally:
+        made.end()
+
+
+@pytest.mark.deep
+def test_a_bridge_that_starts_on_a_full_disk_of_nats_comes_right_with_room(
+    small_disk, nats, own_database, tmp_path, faults
+):
+    """Streams that a server makes without room may be gone with its next start, and what they had taken with them: so
+    nothing may be called stored until they are there to stay."""
+    made = Bridging(own_database.url, nats.server.url(), tmp_path)
+    try:
+        made.prepare()
+        ballast = small_disk / "ballast"
+        fill_up(ballast)
+        faults.happened("disk full")
+        made.start_bridge()
+        wait_until(lambda: made.leads() and (made.is_set_up() or made.has_told("relay waits:")), 60)
+        ballast.unlink()
+        nats.kill()
+        nats.start()
+        faults.happened("nats restarted")
+        wait_until(made.is_set_up, PATIENCE_SECONDS)
+        with made.writers():
+            wait_until(lambda: len(made.by_agents) == len(made.by_postgres) == len(made.agents), 60)
         made.settle()
         made.count(faults)
     finally:
