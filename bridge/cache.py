@@ -19,7 +19,8 @@ from bridge.breaker import Breaker
 from bridge.cache_values import Unreadable, dump, load, make_token
 from bridge.connection import Client, call, link
 from bridge.kv import ABSENT, EXPECTED, Entry, read_entry, ttl_header, write_entry
-from bridge.publisher import NO_RESPONDERS, TOO_LARGE, WRONG_LAST_SEQUENCE, Message, Outcome, read_last
+from bridge.newest import read_last
+from bridge.publisher import COLLIDED, NO_RESPONDERS, TOO_LARGE, Message, Outcome
 from bridge.setup import cluster_size
 from pg.errors import Refused, Unreachable
 
@@ -159,7 +160,7 @@ class QueryCache(BaseCache):
         outcome = await write_entry(client, self.bucket, token, data, headers, self._wait_seconds)
         if outcome.code == NO_RESPONDERS:
             raise nats.errors.NoRespondersError
-        if not outcome.is_stored and outcome.code not in (WRONG_LAST_SEQUENCE, TOO_LARGE):
+        if not outcome.is_stored and outcome.code not in (*COLLIDED, TOO_LARGE):
             raise Unreachable(f"bucket {self.bucket.name}: {outcome.text}", "run manage.py bridge setup")
         return outcome
 

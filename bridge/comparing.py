@@ -22,8 +22,8 @@ from bridge.changes import read_revision
 from bridge.connection import Client, call
 from bridge.dead_letters import read_set_apart
 from bridge.mirrors import Expected, Mirror, read_expected
+from bridge.newest import Last, make_last
 from bridge.outbox import pending_keys
-from bridge.publisher import Last, make_last
 from bridge.sources import read_buried
 
 PARALLEL_READS = 100

@@ -14,8 +14,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge.connection import Client, call
 from bridge.models import Conflict, Strategy
+from bridge.newest import Last, read_sync_ids
 from bridge.outbox import Row, shown
-from bridge.publisher import Last, read_sync_ids
 from bridge.session import execute, transaction
 from bridge.targets import TARGETS
 

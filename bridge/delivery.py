@@ -13,8 +13,9 @@ from bridge.headers import EXPECTED, OPERATION, SYNC_ID, SYNC_ORIGIN, TRACEPAREN
 from bridge.keys import is_fence
 from bridge.kv import NEVER, value_headers
 from bridge.models import Op
+from bridge.newest import Last, read_last, read_sync_ids
 from bridge.outbox import Row, Slot
-from bridge.publisher import BAD_SUBJECT, TOO_LARGE, Last, Message, Outcome, read_last, read_sync_ids
+from bridge.publisher import BAD_SUBJECT, TOO_LARGE, Message, Outcome
 
 WAKE_SUBJECT = "bridge.wake"  # core NATS, lossy: tells the relay that something was committed
 WORK = b"work"  # a wake-up with it: tasks are ready, for agents whose claims wait; the relay has time

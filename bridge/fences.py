@@ -12,7 +12,8 @@ from bridge.connection import Client, call
 from bridge.headers import EXPECTED, OPERATION, SYNC_ORIGIN, TTL
 from bridge.keys import FENCE, fence_key
 from bridge.kv import ABSENT, NEVER, Entry, read_entry_of_leader
-from bridge.publisher import Message, chunks
+from bridge.newest import chunks
+from bridge.publisher import Message
 from bridge.session import execute
 from bridge.state_kv import read_epoch
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from bridge.models import Op
-from bridge.publisher import Last
+from bridge.newest import Last
 from bridge.session import execute_bound
 
 COLUMNS = "outbox_id, target, key, op, base_revision, payload, strategy, expires_at"

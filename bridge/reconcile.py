@@ -23,8 +23,9 @@ from bridge.keys import is_fence
 from bridge.kv import value_headers
 from bridge.mirrors import MIRRORS, Mirror, key_of, read_expected, read_page
 from bridge.models import Op
+from bridge.newest import chunks
 from bridge.outbox import Row, record_conflicts
-from bridge.publisher import Message, chunks
+from bridge.publisher import Message
 from pg.errors import Refused, Unreachable
 
 PAGE_KEYS = 500

@@ -26,8 +26,9 @@ from bridge.delivery import (
     read_stored_ids,
 )
 from bridge.fence import shared_fence
+from bridge.newest import Last
 from bridge.outbox import Part, Row, Slot, delete_rows, quarantine_row, read_rows
-from bridge.publisher import NO_RESPONDERS, WRONG_LAST_SEQUENCE, Last, Outcome
+from bridge.publisher import COLLIDED, NO_RESPONDERS, Outcome
 
 BATCH_ROWS = 1_000
 ANSWER_SECONDS = 2
@@ -222,7 +223,7 @@ def settle(db: BaseDatabaseWrapper, memory: Memory, row: Row, outcome: Outcome, 
         return False
     batch.doubtful += 1
     batch.is_stream_missing |= outcome.code == NO_RESPONDERS
-    if outcome.code != WRONG_LAST_SEQUENCE and not batch.trouble:
+    if outcome.code not in COLLIDED and not batch.trouble:
         batch.trouble = f"{row.slot.subject}: {outcome.text}"
     return False
 

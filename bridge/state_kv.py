@@ -31,16 +31,8 @@ from bridge.kv import (
     value_headers,
     write_entry,
 )
-from bridge.publisher import (
-    LAST_AT_ONCE,
-    MULTI_GET,
-    TOO_LARGE,
-    WRONG_LAST_SEQUENCE,
-    Message,
-    Outcome,
-    chunks,
-    direct_get,
-)
+from bridge.newest import LAST_AT_ONCE, MULTI_GET, chunks, direct_get
+from bridge.publisher import COLLIDED, TOO_LARGE, WRONG_LAST_SEQUENCE, Message, Outcome
 from bridge.state_values import StateValue, Version, VersionConflict
 from pg.errors import Refused, Unreachable
 
@@ -49,8 +41,6 @@ INFO_SECONDS = 5  # how long the bucket's making and replicas are believed
 EXPECTED_SUBJECT = f"{EXPECTED}-Subject"
 HYDRATED = {"Sync-Origin": "hydrate"}
 DELETED = {"KV-Operation": "DEL"}
-BUSY = 10164  # on a cluster: another write on the same condition is on its way
-COLLIDED = (WRONG_LAST_SEQUENCE, BUSY)
 
 
 @dataclass(frozen=True)

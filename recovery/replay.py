@@ -17,7 +17,8 @@ from bridge.changes import Letter, Unreadable, read_revision
 from bridge.connection import Client
 from bridge.flusher import flush_batch
 from bridge.headers import AGENT_EPOCH, EXPECTED, OPERATION, TTL
-from bridge.publisher import Message, direct_get
+from bridge.newest import direct_get
+from bridge.publisher import Message
 from bridge.session import execute
 from bridge.targets import TARGETS
 

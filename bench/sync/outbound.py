@@ -14,8 +14,8 @@ from bench.frame.servers import Installation
 from bench.sync.stores import clear, connect, make_rows
 from bridge.connection import call
 from bridge.delivery import read_slots, to_message
+from bridge.newest import Last, chunks
 from bridge.outbox import Row, read_rows
-from bridge.publisher import Last, chunks
 from bridge.relay import BATCH_ROWS, Memory, relay_batch
 from bridge.runner import RELAY_SETTINGS
 from bridge.session import keep_statements, open_session

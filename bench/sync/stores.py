@@ -16,7 +16,7 @@ from bench.storage.sql import add_agents, without_triggers
 from bench.task_peers.processes import running, wait_for
 from bridge.connection import Client, call
 from bridge.fence import has_leader
-from bridge.publisher import MULTI_GET, chunks, direct_get
+from bridge.newest import MULTI_GET, chunks, direct_get
 
 BUCKET = "AGENT_STATE"
 STREAM = f"KV_{BUCKET}"

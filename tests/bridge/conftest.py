@@ -15,7 +15,7 @@ from agents.models import Agent
 from bridge import connection, setup, topology
 from bridge.comparing import read_leader
 from bridge.fastpath import breaker
-from bridge.publisher import make_last
+from bridge.newest import make_last
 from bridge.session import open_session
 from tests.schema.catalog import ROOT
 

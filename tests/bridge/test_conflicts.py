@@ -11,8 +11,8 @@ from bridge import setup
 from bridge.conflicts import Rule, choose, decide
 from bridge.fastpath import push
 from bridge.models import Conflict, ConflictRule
+from bridge.newest import Last
 from bridge.outbox import Row
-from bridge.publisher import Last
 from bridge.relay import Memory, relay_batch
 from bridge.sources import note_epochs
 from tests.bridge.conftest import empty_outbox, outbox, rows, value

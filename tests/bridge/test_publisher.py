@@ -7,16 +7,8 @@ import psutil
 import pytest
 
 from bridge import connection
-from bridge.publisher import (
-    ANSWER_BYTES,
-    BAD_SUBJECT,
-    NO_RESPONDERS,
-    TOO_LARGE,
-    WRONG_LAST_SEQUENCE,
-    Message,
-    read_last,
-    read_sync_ids,
-)
+from bridge.newest import ANSWER_BYTES, read_last, read_sync_ids
+from bridge.publisher import BAD_SUBJECT, NO_RESPONDERS, TOO_LARGE, WRONG_LAST_SEQUENCE, Message
 from pg.errors import Unreachable
 from tests.bridge.conftest import wait_until
 
@@ -75,7 +67,7 @@ def test_a_few_subjects_are_read_one_by_one_and_say_the_same_as_a_batch(monkeypa
         return connection.call(lambda client: read_last(client.nc, "KV_AGENT_STATE", subjects, 5))
 
     one_by_one = read()
-    monkeypatch.setattr("bridge.publisher.FEW", 0)
+    monkeypatch.setattr("bridge.newest.FEW", 0)
     assert one_by_one == read()
     assert [last.data for last in one_by_one.values()] == [b"1", b"2", b""]
 

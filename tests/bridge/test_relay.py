@@ -14,6 +14,7 @@ from bridge.batches import COMMIT
 from bridge.fence import FENCE
 from bridge.models import Conflict, OutboxRow, QuarantinedRow
 from bridge.outbox import redrive
+from bridge.publisher import BUSY, Outcome
 from bridge.relay import FINAL_TRIES, Memory, relay_batch
 from bridge.session import open_session
 from pg.errors import Unreachable
@@ -412,6 +413,20 @@ def test_a_full_bucket_is_no_reason_to_give_a_row_up(agent, session):
     assert all(batch.doubtful == 1 and "maximum bytes" in batch.trouble for batch in batches)
     assert len(outbox()) == 1
     assert not QuarantinedRow.objects.exists()
+
+
+def test_another_write_under_way_on_a_cluster_is_no_trouble(agent, session):
+    """A server alone never answers so: see tests/faults/test_nats_cluster.py for those that do."""
+    Agent.objects.filter(pk=agent.pk).update(configuration={"x": 1})
+
+    async def collide(*_):
+        return [Outcome(code=BUSY, text="in flight")]
+
+    with patch.object(relay, "publish_rows", collide):
+        batch = relay_batch(session, Memory())
+    assert (batch.doubtful, batch.trouble, len(outbox())) == (1, "", 1)
+    drain(session)
+    assert not outbox()
 
 
 # -- the fence -------------------------------------------------------------------------------------------------
