@@ -138,6 +138,8 @@ def measure_enqueue(report: Report, found: Installation, leaf: str) -> None:
     fill(bulk)
     report.add("enqueue_bulk", bulk / (time.perf_counter() - began), "tasks/s", bulk)
     report.add_peer("enqueue_bulk", "COPY", plain.copy_in(found.dsn, leaf, bulk))
+    bare = plain.make_copy(found.dsn, leaf, 0)
+    report.add("copy_without_triggers", plain.copy_in(found.dsn, bare, bulk), "tasks/s", bulk)
 
 
 # -- workflows --------------------------------------------------------------------------------------------------

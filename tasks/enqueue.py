@@ -1,7 +1,7 @@
 """Put tasks into the queue, in the caller's transaction: rolled back with it, visible and run after it commits."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import UUID
@@ -9,18 +9,21 @@ from uuid import UUID
 from django.db import IntegrityError, connection, transaction
 
 from pg import arrays
+from pg.copying import copy_rows
 from pg.prepared import run_prepared
 from pg.queries import Queries
 from tasks import tickets
-from tasks.leaves import leaf_of
+from tasks.leaves import PARENT, leaf_of
 from tasks.new_task import After, NewTask, TaskRefused, afters_of, row_of
 from tasks.signals import tasks_changed
 
 QUERIES = Queries("tasks")
 BATCH = 5_000
+CHUNK = 500  # rows that are made ready together, while the server stores those before
 NOTHING = {type(None)}
-# the parameter of each column, and how PostgreSQL receives it
-COLUMNS: dict[str, tuple[str, Callable[[Any], arrays.Array]]] = {
+Kind = Callable[[Any], arrays.Array]
+# for tasks with keys: of each column its parameter, and how PostgreSQL receives it
+COLUMNS: dict[str, tuple[str, Kind]] = {
     "task_id": ("task_ids", arrays.ids),
     "task_type": ("task_types", arrays.texts),
     "task_name": ("task_names", arrays.texts),
@@ -35,10 +38,30 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], arrays.Array]]] = {
     "assigned_agent": ("assigned_agents", arrays.ids),
     "created_by": ("created_bys", arrays.ids),
     "parent": ("parents", arrays.ids),
-    "resources": ("resources", arrays.texts),
+    # arrays of arrays must be of one length: as text, for PostgreSQL to read
+    "resources": ("resources", lambda values: arrays.texts([value and text_of(value) for value in values])),
     "unique_seconds": ("unique_seconds", arrays.floats),
     "free_at_start": ("free_at_starts", arrays.booleans),
     "blocked_by": ("blocked_bys", arrays.integers),
+    "metadata": ("metadata", arrays.jsons),
+}
+# for tasks without: of each column its name in the table
+COPIED: dict[str, tuple[str, Kind]] = {
+    "task_id": ("task_id", arrays.ids),
+    "task_type": ("task_type", arrays.texts),
+    "task_name": ("task_name", arrays.texts),
+    "payload": ("payload", arrays.jsons),
+    "priority": ("priority", arrays.texts),
+    "scheduled_at": ("scheduled_at", arrays.times),
+    "expires_at": ("expires_at", arrays.times),
+    "max_retries": ("max_retries", arrays.integers),
+    "timeout_seconds": ("max_execution_time", arrays.intervals),
+    "concurrency_key": ("concurrency_key", arrays.texts),
+    "assigned_agent": ("assigned_agent_id", arrays.ids),
+    "created_by": ("created_by_agent_id", arrays.ids),
+    "parent": ("parent_task_id", arrays.ids),
+    "resources": ("resources", arrays.lists),
+    "blocked_by": ("blocked_by", lambda values: arrays.integers([value or 0 for value in values])),
     "metadata": ("metadata", arrays.jsons),
 }
 KEY_ATTEMPTS = 5  # a holder may end between the conflict and the look at who it is
@@ -90,10 +113,28 @@ def together(rows: list[dict[str, Any]], tasks: list[NewTask]) -> AbstractContex
 
 def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
     """Insert what is to be inserted; return for each row its own id or that of its key's holder."""
+    if any(row["unique_key"] for row in rows):
+        return _insert_keyed(rows)
+    types = {row["task_type"] for row in rows}
+    leaf = leaf_of(*types) if len(types) == 1 else PARENT  # straight into one leaf: no row is routed
+    if len(rows) == 1:
+        run_prepared(QUERIES.text("enqueue_one", leaf=leaf), rows[0])
+    else:
+        chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+        names = [name for name, _ in COPIED.values()]
+        copy_rows(leaf, names, (_columns(chunk) for chunk in chunks))
+    return [row["task_id"] for row in rows]
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[arrays.Array]:
+    return [to_array([row[name] for row in rows]) for name, (_, to_array) in COPIED.items()]
+
+
+def _insert_keyed(rows: list[dict[str, Any]]) -> list[UUID]:
     settled: dict[UUID, UUID] = {}
     left = rows
     for _ in range(KEY_ATTEMPTS):
-        stored = {task_id for (task_id,) in run_prepared(*_statement(left))}
+        stored = {task_id for (task_id,) in run_prepared(QUERIES.text("enqueue"), _arrays(left))}
         settled |= {task_id: task_id for task_id in stored}
         left = [row for row in left if row["task_id"] not in stored]
         if not left:
@@ -113,17 +154,6 @@ def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
     return [settled[row["task_id"]] for row in rows]
 
 
-def _statement(rows: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """Return the statement for these rows, and its parameters: the cheapest that will do."""
-    types = {row["task_type"] for row in rows}
-    if len(types) > 1 or any(row["unique_key"] for row in rows):
-        return QUERIES.text("enqueue"), _arrays(rows)
-    leaf = leaf_of(*types)
-    if len(rows) == 1:
-        return QUERIES.text("enqueue_one", leaf=leaf), rows[0]
-    return QUERIES.text("enqueue_plain", leaf=leaf), _arrays(rows)
-
-
 def _arrays(rows: list[dict[str, Any]]) -> dict[str, arrays.Array | None]:
     """Turn rows into one array per column, as unnest wants them: it fills up one that is too short with NULL, so that a
     column of nothing needs none."""
@@ -132,6 +162,12 @@ def _arrays(rows: list[dict[str, Any]]) -> dict[str, arrays.Array | None]:
         column = [row[name] for row in rows]
         found[parameter] = None if set(map(type, column)) == NOTHING else to_array(column)
     return found
+
+
+def text_of(texts: Sequence[str]) -> str:
+    """Return texts as PostgreSQL writes an array."""
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
 
 
 def _add_dependencies(tasks: list[NewTask], rows: list[dict[str, Any]], ids: list[UUID]) -> None:

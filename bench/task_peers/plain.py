@@ -19,8 +19,8 @@ UPDATE bench_queue q SET status = 'completed', lease_until = NULL,
 WHERE q.task_id = ANY(%(ids)s) AND q.worker = %(worker)s AND q.status = 'running'"""
 
 
-def make_copy(dsn: str, leaf: str, rows: int) -> None:
-    """Make bench_queue anew as `leaf` is, its indexes too, with `rows` queued tasks."""
+def make_copy(dsn: str, leaf: str, rows: int) -> str:
+    """Make bench_queue anew as `leaf` is, its indexes too, with `rows` queued tasks; return its name."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS bench_queue")
         connection.execute(f"CREATE TABLE bench_queue (LIKE {leaf} INCLUDING ALL)")
@@ -30,6 +30,7 @@ def make_copy(dsn: str, leaf: str, rows: int) -> None:
             [rows],
         )
         connection.execute("VACUUM ANALYZE bench_queue")
+    return "bench_queue"
 
 
 def drain(dsn: str, tasks: int, batch: int) -> float:
@@ -48,11 +49,11 @@ def drain(dsn: str, tasks: int, batch: int) -> float:
         return done / (time.perf_counter() - began)
 
 
-def copy_in(dsn: str, leaf: str, rows: int) -> float:
-    """Return rows per second of COPY into `leaf`, its triggers included."""
+def copy_in(dsn: str, table: str, rows: int) -> float:
+    """Return rows per second of COPY into `table`, its triggers included."""
     with psycopg.connect(dsn) as connection:
         began = time.perf_counter()
-        with connection.cursor().copy(f"COPY {leaf} (task_type, payload) FROM STDIN") as copy:
+        with connection.cursor().copy(f"COPY {table} (task_type, payload) FROM STDIN") as copy:
             for number in range(rows):
                 copy.write_row(("echo", f'{{"n": {number}}}'))
         connection.commit()

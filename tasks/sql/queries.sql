@@ -200,24 +200,8 @@ FROM given
 WHERE unique_key IS NULL OR task_id IN (SELECT k.task_id FROM keyed k)
 RETURNING task_id::uuid
 
--- name: enqueue_plain
--- The same where no task has a key, straight into one leaf: no row is routed.
-INSERT INTO $leaf (
-  task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
-  concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata, blocked_by)
-SELECT task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries,
-       make_interval(secs => timeout_seconds), concurrency_key, assigned_agent_id, created_by_agent_id,
-       parent_task_id, resources::varchar[], metadata, COALESCE(blocked_by, 0)
-FROM unnest(
-  %(task_ids)s::uuid[], %(task_types)s::text[], %(task_names)s::text[], %(payloads)s::jsonb[],
-  %(priorities)s::text[]::task_priority_type[], %(scheduled_ats)s::timestamptz[], %(expires_ats)s::timestamptz[],
-  %(max_retries)s::int[], %(timeouts)s::float8[], %(concurrency_keys)s::text[], %(assigned_agents)s::uuid[],
-  %(created_bys)s::uuid[], %(parents)s::uuid[], %(resources)s::text[], %(metadata)s::jsonb[], %(blocked_bys)s::int[]
-) AS g (task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, timeout_seconds,
-        concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata, blocked_by)
-RETURNING task_id::uuid
-
 -- name: enqueue_one
+--- One task without a key, straight into its leaf. Many go by COPY.
 INSERT INTO $leaf (
   task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
   concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata, blocked_by)
@@ -227,7 +211,6 @@ VALUES (
   make_interval(secs => %(timeout_seconds)s::float8), %(concurrency_key)s::text, %(assigned_agent)s::uuid,
   %(created_by)s::uuid, %(parent)s::uuid, %(resources)s::varchar[], %(metadata)s::jsonb,
   COALESCE(%(blocked_by)s::int, 0))
-RETURNING task_id::uuid
 
 -- name: key_holders
 SELECT unique_key, task_id FROM tasks.unique_keys WHERE unique_key = ANY(%(unique_keys)s::text[])

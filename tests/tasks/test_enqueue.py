@@ -30,10 +30,42 @@ def test_what_is_given_wins_over_what_the_handler_declares(handles):
     assert (task.max_retries, task.priority, task.max_execution_time) == (0, "low", timedelta(seconds=1.5))
 
 
-def test_many_tasks_come_back_in_order():
+def test_many_tasks_come_back_in_order(monkeypatch):
+    monkeypatch.setattr("tasks.enqueue.BATCH", 20)
+    monkeypatch.setattr("tasks.enqueue.CHUNK", 7)
     ids = enqueue_many(NewTask(task_type=f"t{n % 3}", payload=n) for n in range(50))
     assert [Task.objects.get(pk=task_id).payload for task_id in ids] == list(range(50))
     assert enqueue_many([]) == []
+
+
+def test_one_task_is_stored_as_many_are_with_a_key_and_without(agent_id):
+    now = timezone.now()
+    everything = {
+        "payload": {"a": ["ü\n", None]},
+        "name": 'with\ttab, "quote" and \\N',
+        "priority": "urgent",
+        "scheduled_at": now + timedelta(days=400, microseconds=1),
+        "expires_at": now + timedelta(days=4000),
+        "resources": ['a "b"', "c,d", "e\\f", "{g}", "NULL"],
+        "parent": enqueue("other"),
+        "concurrency_key": "k",
+        "assigned_agent": agent_id,
+        "created_by_agent": agent_id,
+        "max_retries": (1 << 31) - 1,
+        "timeout_seconds": 1.234567,
+    }
+    for options in ({}, everything):
+        alone = enqueue("echo", **options)
+        others = enqueue_many([NewTask(task_type="echo", **options)] * 2)
+        keyed = enqueue("echo", unique_key="held", **options)
+        rows = {str(columns_of(task_id)) for task_id in (alone, *others, keyed)}
+        assert len(rows) == 1, rows
+        cancel([keyed])
+
+
+def columns_of(task_id):
+    own = ("task_id", "created_at", "updated_at", "unique_key")
+    return {name: value for name, value in Task.objects.values().get(pk=task_id).items() if name not in own}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +74,7 @@ def test_many_tasks_come_back_in_order():
         ({"priority": "asap"}, "priority='asap'"),
         ({"max_retries": -1}, "max_retries=-1"),
         ({"timeout_seconds": 0}, "timeout_seconds=0"),
+        ({"timeout_seconds": float("inf")}, "at most 1e12"),
         ({"unique_key": ""}, "unique_key=''"),
         ({"unique_key": "k" * 256}, "1 to 255"),
         ({"scheduled_at": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001
