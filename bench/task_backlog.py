@@ -93,12 +93,12 @@ def measure_claim(leaf: str) -> tuple[float, float]:
 def buffers_of_claim() -> float:
     from django.db import transaction
 
-    from pg.prepared import run_prepared
+    from pg.direct import run_direct
     from tasks.turn import parameters_of, turn_of
 
     with transaction.atomic():
         statement = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {turn_of('echo')}"
-        ((found,),) = run_prepared(statement, parameters_of("echo", me(), (), BATCH))
+        ((found,),) = run_direct(statement, parameters_of("echo", me(), (), BATCH))
         plan = found[0]["Plan"]
     return float(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 

@@ -14,14 +14,15 @@ from pythonjsonlogger.json import JsonFormatter
 
 from monitoring.tracing import trace_ids
 
-NONE: Mapping[str, str] = MappingProxyType({})
-_ids: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=NONE)
+NONE: Mapping[str, object] = MappingProxyType({})
+_ids: ContextVar[Mapping[str, object]] = ContextVar("log_ids", default=NONE)
 
 
 @contextmanager
 def log_ids(**ids: object) -> Iterator[None]:
     """Give every line inside the block these ids beside those that it has already; a None is left out."""
-    token = _ids.set({**_ids.get(), **{name: str(value) for name, value in ids.items() if value is not None}})
+    given = {name: value for name, value in ids.items() if value is not None}
+    token = _ids.set({**_ids.get(), **given})  # text is made of them where a line is logged: few blocks log
     try:
         yield
     finally:
@@ -30,7 +31,7 @@ def log_ids(**ids: object) -> Iterator[None]:
 
 def current_ids() -> Mapping[str, str]:
     """Return the ids that a line logged here would carry."""
-    return _ids.get()
+    return {name: str(value) for name, value in _ids.get().items()}
 
 
 class AddIds(logging.Filter):

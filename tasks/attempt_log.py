@@ -58,7 +58,9 @@ _keeper.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(me
 @contextmanager
 def keep_log() -> Iterator[AttemptLog]:
     """Keep what is logged inside the block."""
-    logging.getLogger().addHandler(_keeper)  # adding it again changes nothing
+    root = logging.getLogger()
+    if _keeper not in root.handlers:
+        root.addHandler(_keeper)
     log = AttemptLog()
     token = _lines.set(log)
     try:

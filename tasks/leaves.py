@@ -6,7 +6,7 @@ import time
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.db import OperationalError, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
 
 from pg.queries import Queries
 from tasks.limits import declare_limit
@@ -27,15 +27,18 @@ def leaf_of(task_type: str) -> str:
     A registered type's own leaf: the planner then looks at one table. The parent for other types: their rows are in
     DEFAULT, and registering the type may move them to a leaf between two statements. One query the first time.
     """
-    connection.ensure_connection()
-    known = _leaves.setdefault(connection.connection, {})
+    db = connections[DEFAULT_DB_ALIAS]  # each look through `connection` would find it anew
+    db.ensure_connection()
+    known = _leaves.get(db.connection)
+    if known is None:
+        known = _leaves[db.connection] = {}
     if task_type in known:
         return known[task_type]
     found = QUERIES.run("leaf_of", {"task_type": task_type})
     if not found:
         return PARENT
     leaf: str = found[0]["partition_name"]
-    if not connection.in_atomic_block:  # what this transaction made may be rolled back
+    if not db.in_atomic_block:  # what this transaction made may be rolled back
         known[task_type] = leaf
     return leaf
 

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -33,6 +34,8 @@ from tasks.usage import Meter, Usage
 log = logging.getLogger(__name__)
 MESSAGE_LENGTH = 1_000
 TRACEBACK_LENGTH = 20_000
+_limit_seconds = 0.0  # of what runs in the main thread
+is_async = cache(inspect.iscoroutinefunction)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def require_payload(claimed: Claimed, policy: Policy) -> None:
 
 
 def call(function: Any, context: TaskContext, timeout_seconds: float) -> Any:
-    if inspect.iscoroutinefunction(function):
+    if is_async(function):
         return async_to_sync(wait_for)(function, context, timeout_seconds)
     context.stopped_clocks.append(alarm_stopped)
     with time_limit(timeout_seconds):
@@ -116,22 +119,24 @@ async def wait_for(function: Any, context: TaskContext, timeout_seconds: float) 
 def time_limit(timeout_seconds: float) -> Iterator[None]:
     """Raise TaskTimedOut inside the block after `timeout_seconds`, by SIGALRM.
 
-    Only in a process's main thread, as in Celery's prefork and solo pools; elsewhere only the lease limits a task.
+    Only in a process's main thread, as in Celery's prefork and solo pools; elsewhere only the lease limits a task. What
+    answers SIGALRM stays: putting back what was there costs more than the rest of this.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise timed_out(timeout_seconds)
-
-    before = signal.signal(signal.SIGALRM, interrupt)
+    global _limit_seconds
+    _limit_seconds = timeout_seconds
+    signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, timeout_seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+
+
+def interrupt(number: int, frame: Any) -> None:
+    raise timed_out(_limit_seconds)
 
 
 @contextmanager
@@ -197,11 +202,11 @@ def decide_retry(error: BaseException, policy: Policy, retry_count: int) -> tupl
     return False, rule.seconds(retry_count)
 
 
-def made_connections() -> Iterator[BaseDatabaseWrapper]:
-    """Return those that this thread has made so far, as `connections.all(initialized_only=True)` at a third of the
+def made_connections() -> list[BaseDatabaseWrapper]:
+    """Return those that this thread has made so far, as `connections.all(initialized_only=True)` at a tenth of the
     price: each task pays for it."""
-    made = connections._connections  # type: ignore[attr-defined]
-    return (db for alias in connections if (db := getattr(made, alias, None)) is not None)
+    made = vars(connections._connections._get_storage())  # type: ignore[attr-defined]
+    return [made[alias] for alias in connections.settings if alias in made]
 
 
 def open_transactions() -> set[str]:
@@ -220,7 +225,7 @@ def leave_connections_clean(ours: Collection[str]) -> None:
     one out of the pool for each task, and looking at it, costs more than a short task does (config.celery lets go of
     them between jobs).
     """
-    for db in list(made_connections()):
+    for db in made_connections():
         if db.alias in ours:
             continue
         if is_inside(db):

@@ -4,6 +4,7 @@ The statement is a function of the type's leaf (tasks/sql/0010_turns.sql), which
 """
 
 import json
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +13,19 @@ from uuid import UUID
 from django.conf import settings
 
 from pg.arrays import ids, integers, jsons, numbers, texts
+from pg.direct import run_direct
 from pg.json import dump_json
-from pg.prepared import run_prepared
 from tasks.leaves import leaf_of
 from tasks.usage import Usage
 
 LEASE_MARGIN_SECONDS = 5.0  # the lease ends that much after the hard time-out, which is recorded first
 NOT_MEASURED = Usage()
 TURN = (
-    "SELECT * FROM $turn(%s::text, %s::uuid, %s::uuid[], %s::integer[], %s::uuid[], %s::jsonb[],"
-    " %s::bigint[], %s::integer[], %s::bigint[], %s::text[],"
-    " %s::integer, %s::integer, %s::double precision, %s::double precision)"
+    "SELECT * FROM turn($1::text, $2::uuid, $3::uuid[], $4::integer[], $5::uuid[], $6::jsonb[],"
+    " $7::bigint[], $8::integer[], $9::bigint[], $10::text[],"
+    " $11::integer, $12::integer, $13::double precision, $14::double precision)"
 )
+INTEGER, FLOAT = struct.Struct(">i"), struct.Struct(">d")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def take_turn(
     `limit_if_limited`: so many where limits bound the type; None: `limit`. Raises ValueError for a result that JSON
     cannot hold, before anything is written.
     """
-    rows = run_prepared(turn_of(task_type), parameters_of(task_type, worker, ended, limit, limit_if_limited))
+    rows = run_direct(turn_of(task_type), parameters_of(task_type, worker, ended, limit, limit_if_limited))
     turn = Turn([], set(), [], [])
     for task_id, next_types, attempt, retry_count, payload, timeout_seconds, execution_id in rows:
         if attempt is None:
@@ -113,18 +115,16 @@ def take_turn(
 
 def turn_of(task_type: str) -> str:
     """Return the statement; `parameters_of` are its values."""
-    return TURN.replace("$turn", leaf_of(task_type).replace("tasks.", "tasks.turn_", 1))
+    return TURN.replace("turn", leaf_of(task_type).replace("tasks.", "tasks.turn_", 1), 1)
 
 
 def parameters_of(
     task_type: str, worker: UUID, ended: Iterable[Ended], limit: int, limit_if_limited: int | None = None
-) -> list[Any]:
-    """Return the values of a turn: an array per column, in the order of the executions (the function asks for the first
-    and the last)."""
+) -> list[bytes]:
+    """Return the values of a turn in binary: an array per column, in the order of the executions (the function asks for
+    the first and the last)."""
     items = sorted(ended, key=lambda item: item.claimed.execution_id)
-    return [
-        task_type,
-        worker,
+    columns = (
         ids([item.claimed.task_id for item in items]),
         integers([item.claimed.attempt for item in items]),
         ids([item.claimed.execution_id for item in items]),
@@ -133,8 +133,13 @@ def parameters_of(
         integers([item.usage.memory_peak_mb for item in items]),
         numbers([item.usage.io_operations for item in items]),
         texts([item.logs for item in items]),
-        limit,
-        limit if limit_if_limited is None else limit_if_limited,
-        lease_seconds(),
-        grace_seconds() + LEASE_MARGIN_SECONDS,
+    )
+    return [
+        task_type.encode(),
+        worker.bytes,
+        *(column.data for column in columns),
+        INTEGER.pack(limit),
+        INTEGER.pack(limit if limit_if_limited is None else limit_if_limited),
+        FLOAT.pack(lease_seconds()),
+        FLOAT.pack(grace_seconds() + LEASE_MARGIN_SECONDS),
     ]

@@ -58,7 +58,9 @@ class Worker:
         return self
 
     def pace_of(self, task_type: str) -> Pace:
-        return self.paces.setdefault(task_type, Pace(getattr(settings, "TASKS_MAX_CLAIM", 50)))
+        if task_type not in self.paces:
+            self.paces[task_type] = Pace(getattr(settings, "TASKS_MAX_CLAIM", 50))
+        return self.paces[task_type]
 
     def stop(self, reason: str) -> None:
         """End the thread and the agent. Safe to repeat."""
