@@ -14,7 +14,7 @@ from pg.prepared import run_prepared
 from pg.queries import Queries
 from tasks import tickets
 from tasks.leaves import PARENT, leaf_of
-from tasks.new_task import After, NewTask, TaskRefused, afters_of, row_of
+from tasks.new_task import COMPLETION, After, NewTask, TaskRefused, row_of
 from tasks.signals import tasks_changed
 
 QUERIES = Queries("tasks")
@@ -91,10 +91,10 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
         return []
     ids: list[UUID] = []
     try:
-        with together(rows, tasks):
+        with together(rows):
             for start in range(0, len(rows), BATCH):
                 ids += _insert(rows[start : start + BATCH])
-            _add_dependencies(tasks, rows, ids)
+            _add_dependencies(rows, ids)
     except IntegrityError as error:
         raise _refusal(error) from error
     tickets.send_on_commit(task.task_type for task in tasks)
@@ -103,11 +103,9 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
     return ids
 
 
-def together(rows: list[dict[str, Any]], tasks: list[NewTask]) -> AbstractContextManager[None]:
+def together(rows: list[dict[str, Any]]) -> AbstractContextManager[None]:
     """Return a transaction, or a savepoint in the caller's; nothing where one statement does all."""
-    is_one = (
-        len(rows) <= BATCH and not any(row["unique_key"] for row in rows) and not any(map(afters_of, tasks))
-    )
+    is_one = len(rows) <= BATCH and not any(row["unique_key"] or row["edges"] for row in rows)
     return nullcontext() if is_one and not connection.in_atomic_block else transaction.atomic()
 
 
@@ -170,19 +168,21 @@ def text_of(texts: Sequence[str]) -> str:
     return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
 
 
-def _add_dependencies(tasks: list[NewTask], rows: list[dict[str, Any]], ids: list[UUID]) -> None:
+def _add_dependencies(rows: list[dict[str, Any]], ids: list[UUID]) -> None:
+    """Insert the edges of the tasks that were inserted; of completion are those whose kind is left out."""
     edges = [
-        (task_id, after)
-        for task, row, task_id in zip(tasks, rows, ids, strict=True)
-        if task_id == row["task_id"]
-        for after in {after.task_id: after for after in afters_of(task)}.values()
+        (task_id, *edge)
+        for row, task_id in zip(rows, ids, strict=True)
+        if row["edges"] and task_id == row["task_id"]
+        for edge in row["edges"]
     ]
     if edges:
+        task_ids, others, kinds, names = zip(*edges, strict=True)
         columns = {
-            "task_ids": arrays.ids([task_id for task_id, _ in edges]),
-            "depends_on": arrays.ids([after.task_id for _, after in edges]),
-            "kinds": arrays.texts([after.kind for _, after in edges]),
-            "input_names": arrays.texts([after.name for _, after in edges]),
+            "task_ids": arrays.ids(task_ids),
+            "depends_on": arrays.ids(others),
+            "kinds": None if set(kinds) == {COMPLETION} else arrays.texts(kinds),
+            "input_names": None if set(names) == {None} else arrays.texts(names),
         }
         run_prepared(QUERIES.text("add_dependencies"), columns)
 

@@ -18,7 +18,9 @@ IDEMPOTENT_SECONDS = 86_400.0
 LONGEST_SECONDS = 1e12  # PostgreSQL's intervals hold nine times as much
 SECONDS_RULE = "must be more than 0, at most 1e12"
 PRIORITIES, KINDS = TaskPriority.values, Dependency.Kind.values  # Django makes them anew at each look
-PRIORITIES_RULE = f"must be one of {PRIORITIES}"
+PRIORITIES_RULE, KINDS_RULE = f"must be one of {PRIORITIES}", f"must be one of {KINDS}"
+COMPLETION = Dependency.Kind.COMPLETION.value
+Edge = tuple[UUID, str, str | None]  # the other's id, the kind, the name
 
 
 class TaskRefused(Refused):
@@ -32,7 +34,7 @@ class After:
     `context.inputs()` under `name` (None: the other's id)."""
 
     task_id: UUID
-    kind: str = Dependency.Kind.COMPLETION.value
+    kind: str = COMPLETION
     name: str | None = None
 
 
@@ -72,7 +74,7 @@ class NewTask:
 
 
 def row_of(task: NewTask) -> dict[str, Any]:
-    """Return the task's columns, defaults filled in; raise TaskRefused with the name, the value and the rule."""
+    """Return the task's columns, defaults filled in, and its edges; raise TaskRefused with name, value and rule."""
     policy = policy_for(task.task_type)
     _require_length("task_type", task.task_type, 100)
     priority = policy.priority if task.priority is None else task.priority
@@ -84,10 +86,7 @@ def row_of(task: NewTask) -> dict[str, Any]:
     timeout_seconds = policy.timeout_seconds if task.timeout_seconds is None else task.timeout_seconds
     _require("timeout_seconds", timeout_seconds, 0 < timeout_seconds <= LONGEST_SECONDS, SECONDS_RULE)
     unique_key, unique_seconds = _key_of(task)
-    for after in afters_of(task):
-        _require("kind", after.kind, after.kind in KINDS, f"must be one of {KINDS}")
-        _require("name", after.name, after.name is None or after.kind == "data", "only data has a name")
-        _require_length("name", after.name, 255)
+    edges = edges_of(task)
     for resource in task.resources:
         _require_length("resources", resource, 255)
     _require_length("concurrency_key", task.concurrency_key, 255)
@@ -113,7 +112,8 @@ def row_of(task: NewTask) -> dict[str, Any]:
         "unique_seconds": unique_seconds,
         "free_at_start": task.unique_until == "start",
         # what it will be, where all of them are open: if not, the edges' trigger counts again
-        "blocked_by": len({after.task_id for after in afters_of(task)}) or None,
+        "blocked_by": len(edges) or None,
+        "edges": edges,
         "metadata": dump_json({tracing.HEADER: trace}) if (trace := tracing.traceparent()) else "{}",
     }
 
@@ -158,5 +158,15 @@ def _payload_of(task: NewTask, schema: Mapping[str, Any] | None) -> str:
     return text
 
 
-def afters_of(task: NewTask) -> list[After]:
-    return [after if isinstance(after, After) else After(after) for after in task.depends_on]
+def edges_of(task: NewTask) -> list[Edge]:
+    """Return what the task waits for, each once: the other's id, the kind and the name; raise as `row_of` does."""
+    edges: dict[UUID, Edge] = {}
+    for other in task.depends_on:
+        if isinstance(other, After):
+            _require("kind", other.kind, other.kind in KINDS, KINDS_RULE)
+            _require("name", other.name, other.name is None or other.kind == "data", "only data has a name")
+            _require_length("name", other.name, 255)
+            edges[other.task_id] = (other.task_id, other.kind, other.name)
+        else:
+            edges[other] = (other, COMPLETION, None)
+    return list(edges.values())

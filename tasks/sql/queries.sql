@@ -217,7 +217,9 @@ SELECT unique_key, task_id FROM tasks.unique_keys WHERE unique_key = ANY(%(uniqu
 
 -- name: add_dependencies
 INSERT INTO tasks.dependencies (task_id, depends_on_task_id, dependency_type, input_name)
-SELECT * FROM unnest(%(task_ids)s::uuid[], %(depends_on)s::uuid[], %(kinds)s::text[], %(input_names)s::text[])
+SELECT g.task_id, g.depends_on, COALESCE(g.kind, 'completion'), g.input_name
+FROM unnest(%(task_ids)s::uuid[], %(depends_on)s::uuid[], %(kinds)s::text[], %(input_names)s::text[])
+AS g (task_id, depends_on, kind, input_name)
 
 -- name: inputs_of
 -- The results that a task's data dependencies brought: of each the newest completed attempt.

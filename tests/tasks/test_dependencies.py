@@ -11,6 +11,7 @@ from tasks.claim import Ended, Failure, cancel, claim, fail, finish, finish_and_
 from tasks.control import retry
 from tasks.dependencies import read_inputs
 from tasks.enqueue import After, NewTask, TaskRefused, enqueue, enqueue_many
+from tasks.leaves import leaf_of, register_types
 from tasks.models import Dependency, Execution, ResourceHolder, ResourceWaiter, Task
 from tasks.sweep import QUERIES
 from tests.tasks.conftest import eventually, somebody_waits, status_of
@@ -142,6 +143,39 @@ def test_tasks_that_waited_for_one_two_or_three_are_released_by_one_turn(agent_i
     assert {pk: rest for pk, *rest in found} == {
         child: list(expected[n % 2]) for n, child in enumerate(children)
     }
+
+
+def test_a_workflow_that_is_enqueued_as_one_locks_none_of_its_tasks():
+    """Nobody else can see them; what others can see is locked, and so is what was enqueued before."""
+    ids = sorted(uuid7() for _ in range(4))
+    enqueue_many(
+        NewTask(task_type="echo", task_id=task_id, depends_on=ids[max(0, n - 2) : n])
+        for n, task_id in enumerate(ids)
+    )
+    assert locked_tasks() == set()
+    enqueue("echo", depends_on=ids[:1])
+    assert locked_tasks() == set(ids[:1])
+
+
+def locked_tasks():
+    """Those whose row somebody has locked."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT task_id::uuid FROM tasks.queue WHERE xmax <> '0'")
+        return {task_id for (task_id,) in cursor.fetchall()}
+
+
+@pytest.mark.parametrize("has_functions", [True, False])
+def test_one_end_releases_tasks_of_every_leaf(agent_id, has_functions):
+    """A leaf without a function of its own, as one made by hand, has that of all leaves."""
+    register_types()
+    first = enqueue("echo")
+    types = ["echo", "demo.plan", "nobody's"]
+    children = [enqueue(types[n % 3], depends_on=[first]) for n in range(6)]
+    if not has_functions:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP FUNCTION {leaf_of('echo').replace('tasks.', 'tasks.ready_')}")
+    finish(take("echo", agent_id), None)
+    assert statuses(*children) == ["queued"] * 6
 
 
 def test_what_a_client_inserts_ready_is_made_to_wait_by_its_edges(agent_id):
