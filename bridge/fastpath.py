@@ -33,7 +33,7 @@ from bridge.fence import join_fence
 from bridge.keys import agent_state_key
 from bridge.outbox import Row, read_newest
 from pg.errors import Unreachable
-from tasks.signals import tasks_changed
+from tasks.signals import tasks_changed, work_came
 
 log = logging.getLogger(__name__)
 
@@ -47,25 +47,15 @@ def touch(bucket: str, key: str, using: str = DEFAULT_DB_ALIAS) -> None:
     db = connections[using]
     hook = find_hook(db)
     if hook is None:
-        hang(db, CommitHook(using, (bucket, key)))
+        hook = CommitHook(using, (bucket, key))
+        _hooks[db] = (len(db.run_on_commit), hook)
+        transaction.on_commit(hook, using=using, robust=True)
     else:
         hook.add((bucket, key))
 
 
-def tell_of_work(using: str = DEFAULT_DB_ALIAS) -> None:
-    """Have those told of the commit who wait for ready tasks, and nothing pushed: the relay comes by soon enough."""
-    db = connections[using]
-    if find_hook(db) is None:
-        hang(db, CommitHook(using))
-
-
-def hang(db: BaseDatabaseWrapper, hook: "CommitHook") -> None:
-    _hooks[db] = (len(db.run_on_commit), hook)
-    transaction.on_commit(hook, using=hook.using, robust=True)
-
-
 class CommitHook:
-    """The one callback of a transaction, with the keys that it touched; none: it made tasks ready, no more."""
+    """The one callback of a transaction, with the keys that it touched."""
 
     def __init__(self, using: str, *keys: Key) -> None:
         self.using = using
@@ -77,10 +67,10 @@ class CommitHook:
 
     def __call__(self) -> None:
         try:
-            if 0 < len(self.keys) <= MAX_KEYS and not breaker.is_open():
+            if len(self.keys) <= MAX_KEYS and not breaker.is_open():
                 push(self.using, self.keys)
                 breaker.reset()
-            link().send(WAKE_SUBJECT, b"" if self.keys else WORK)
+            link().send(WAKE_SUBJECT)
         except Unreachable as error:
             breaker.miss() if link().is_connected() else breaker.trip()
             log.debug("left to the relay: %s", error)
@@ -150,23 +140,23 @@ def connect_signals() -> None:
     """Touch the key of each row that the ORM saves or deletes, and of each task that the tasks room moves by SQL. A
     second call changes nothing."""
     tasks_changed.connect(touch_tasks, dispatch_uid="bridge.tasks")
+    work_came.connect(tell_of_work, dispatch_uid="bridge.work")
     for name, key_of in MODELS.items():
         receiver = make_receiver(key_of)
         for signal in (post_save, post_delete):
             signal.connect(receiver, sender=name, weak=False, dispatch_uid=f"bridge.{name}")
 
 
-def touch_tasks(
-    task_ids: Iterable[Any], is_work: bool = False, is_ready: bool = False, **kwargs: Any
-) -> None:
-    """Push what people and agents do to tasks. The work itself, thousands of steps a second, is the relay's; only where
-    it made tasks ready are those told whose claims wait."""
-    if is_work:
-        if is_ready:
-            tell_of_work()
-        return
-    for task_id in task_ids:
-        touch("TASK_STATE", str(task_id))
+def touch_tasks(task_ids: Iterable[Any], is_work: bool = False, **kwargs: Any) -> None:
+    """Push what people and agents do to tasks. The work itself, thousands of steps a second, is the relay's."""
+    if not is_work:
+        for task_id in task_ids:
+            touch("TASK_STATE", str(task_id))
+
+
+def tell_of_work(**kwargs: Any) -> None:
+    """Tell those whose claims wait for ready tasks (bridge.task_service); the relay comes by soon enough."""
+    link().send(WAKE_SUBJECT, WORK)
 
 
 def make_receiver(key_of: Callable[[Any], Key]) -> Callable[..., None]:

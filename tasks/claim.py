@@ -105,10 +105,9 @@ def finish_and_claim(
 def _tell(turn: Turn) -> None:
     """Tell of what a turn did. Where fewer tasks began than ended, a limit may let another one start."""
     tickets.send_on_commit(turn.next_types)
-    announce(
-        (*turn.stored, *(item.task_id for item in turn.claimed), *turn.parked),
-        is_ready=bool(turn.next_types) or len(turn.claimed) < len(turn.stored),
-    )
+    if len(turn.claimed) < len(turn.stored):
+        tickets.tell_on_commit()
+    announce((*turn.stored, *(item.task_id for item in turn.claimed), *turn.parked))
 
 
 def fail(claimed: Claimed, failure: Failure, usage: Usage | None = None, logs: str | None = None) -> str:
@@ -143,7 +142,8 @@ def settle_failure(parameters: dict[str, Any], failure: Failure) -> str:
         if status == "queued":
             tickets.send_on_commit([task_type])
         if rows:
-            announce([parameters["task_id"]], is_ready=True)
+            tickets.tell_on_commit()
+            announce([parameters["task_id"]])
     return status
 
 
@@ -183,7 +183,7 @@ def give_back(claimed: Sequence[Claimed]) -> list[UUID]:
     }
     with transaction.atomic(savepoint=False):
         rows = QUERIES.run("give_back", parameters, leaf=leaf_of(task_type))
-        announce((row["task_id"] for row in rows), is_ready=True)
+        announce(row["task_id"] for row in rows)
         tickets.send_on_commit([task_type] if rows else [])
     return [row["task_id"] for row in rows]
 
@@ -219,8 +219,7 @@ def cancel(task_ids: Iterable[UUID], reason: str = "cancelled", by: Actor | None
     return cancelled
 
 
-def announce(task_ids: Iterable[UUID], is_work: bool = True, is_ready: bool = False) -> None:
-    """Send `tasks_changed`; costs nothing where nobody listens. `is_work` False: somebody asked for it. `is_ready`: one
-    of them, or one that waited for them, may be claimed now."""
+def announce(task_ids: Iterable[UUID], is_work: bool = True) -> None:
+    """Send `tasks_changed`; costs nothing where nobody listens. `is_work` False: somebody asked for it."""
     if tasks_changed.has_listeners() and (ids := list(task_ids)):
-        tasks_changed.send(None, task_ids=ids, is_work=is_work, is_ready=is_ready)
+        tasks_changed.send(None, task_ids=ids, is_work=is_work)

@@ -99,7 +99,7 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
         raise _refusal(error) from error
     tickets.send_on_commit(task.task_type for task in tasks)
     if tasks_changed.has_listeners():
-        tasks_changed.send(None, task_ids=ids, is_work=True, is_ready=True)
+        tasks_changed.send(None, task_ids=ids, is_work=True)
     return ids
 
 

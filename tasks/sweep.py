@@ -127,5 +127,7 @@ def terminate_lost_workers() -> int:
 
 
 def _announced(rows: list[dict[str, Any]]) -> int:
-    announce((row["task_id"] for row in rows), is_ready=True)
+    announce(row["task_id"] for row in rows)
+    if rows:
+        tickets.tell_on_commit()
     return len(rows)

@@ -4,6 +4,9 @@ So a lost ticket only costs time (beat's sweep sends one each second for every t
 one nothing. A thread of its own sends them: whoever enqueues never waits for the broker, nor fails with it. At most
 one ticket per type leaves the process every SPACING_SECONDS, and none while MAX_WAITING of them wait with the broker,
 which never holds the backlog.
+
+The same thread tells those who listen to `work_came`, agents outside Celery for instance. Where tickets went out it
+does so SPACING_SECONDS later: what that wakes would take the core from the worker that begins the task.
 """
 
 import atexit
@@ -18,6 +21,7 @@ from celery import current_app
 from django.db import transaction
 
 from tasks import known, queues
+from tasks.signals import work_came
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +38,21 @@ RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)  # the pause after each failure in a 
 
 
 def send_on_commit(task_types: Iterable[str]) -> None:
-    """Send a ticket for each type once the current transaction is committed; none if it is rolled back."""
+    """Send a ticket for each type once the current transaction is committed, and `work_came`; nothing if it is rolled
+    back."""
     wanted = sorted(set(task_types))
     if wanted:
         transaction.on_commit(lambda: _ask(wanted), robust=True)
 
 
+def tell_on_commit() -> None:
+    """Send `work_came` alone: workers need no ticket, but a limit may let somebody start a task."""
+    transaction.on_commit(lambda: _sender.ask((), has_work=True), robust=True)
+
+
 def _ask(task_types: list[str]) -> None:
     known.learn(task_types)
-    _sender.ask(name for name in task_types if not known.is_for_agents(name))
+    _sender.ask((name for name in task_types if not known.is_for_agents(name)), has_work=True)
 
 
 def send_now(task_types: Iterable[str], *, may_recruit: bool = True) -> None:
@@ -61,15 +71,17 @@ class Sender:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.wanted: set[tuple[str, bool]] = set()
+        self.has_work = False  # work_came is to be sent
         self.is_sending = False
         self.failures = 0
         self.waiting: dict[str, int] = {}  # by Celery queue, as of the last look
         self.next_look = 0.0
         self.thread: threading.Thread | None = None
 
-    def ask(self, task_types: Iterable[str], *, may_recruit: bool = True) -> None:
+    def ask(self, task_types: Iterable[str], *, may_recruit: bool = True, has_work: bool = False) -> None:
         with self.changed:
             self.wanted |= {(task_type, may_recruit) for task_type in task_types}
+            self.has_work |= has_work
             if self.thread is None:
                 self.thread = threading.Thread(target=self.run, name="tickets", daemon=True)
                 self.thread.start()
@@ -87,11 +99,22 @@ class Sender:
                 self.wanted |= failed
                 self.is_sending = False
                 self.changed.notify_all()
-            time.sleep(self.pause_seconds(bool(failed)))
+            pause = self.pause_seconds(bool(failed))
+            if batch:
+                time.sleep(SPACING_SECONDS)
+            self.tell()
+            if failed or not batch:
+                time.sleep(pause)
+
+    def tell(self) -> None:
+        with self.changed:
+            has_work, self.has_work = self.has_work, False
+        if has_work:
+            work_came.send_robust(None)
 
     def take(self) -> set[tuple[str, bool]]:
         with self.changed:
-            self.changed.wait_for(lambda: self.wanted)
+            self.changed.wait_for(lambda: self.wanted or self.has_work)
             batch, self.wanted, self.is_sending = self.wanted, set(), True
             return batch
 

@@ -5,6 +5,8 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from agents.registry import register_agent
+from tasks import tickets
 from tasks.claim import (
     Ended,
     Failure,
@@ -22,7 +24,6 @@ from tasks.enqueue import enqueue
 from tasks.leaves import PARENT, leaf_of, register_types
 from tasks.models import Execution, Task, TaskType
 from tasks.pauses import pause, resume
-from tasks.signals import tasks_changed
 from tasks.sweep import cancel_expired, promote_due, take_back_leases
 from tests.tasks.conftest import eventually, somebody_waits, status_of
 
@@ -110,22 +111,20 @@ def test_finish_and_claim_next_hands_out_the_next_one(echo, agent_id):
     assert finish_and_claim_next(second, None) == (True, [])
 
 
-def test_others_are_told_of_work_only_where_a_turn_may_let_one_more_start(agent_id):
+@pytest.mark.django_db(transaction=True)
+def test_others_are_told_of_work_only_where_a_turn_may_let_one_more_start(monkeypatch):
     """A worker that goes on with the next task takes the place of the one that ended."""
-    told = []
-
-    def note(sender, is_ready=False, **kwargs):
-        told.append(is_ready)
-
-    tasks_changed.connect(note)
-    try:
-        enqueue("echo"), enqueue("echo")
-        (first,) = claim("echo", agent_id)
-        _, (second,) = finish_and_claim_next(first, None)
-        finish(second, None)
-    finally:
-        tasks_changed.disconnect(note)
-    assert told == [True, True, False, False, True]
+    asked = []
+    monkeypatch.setattr(
+        tickets._sender, "ask", lambda types, has_work=False: asked.append((list(types), has_work))
+    )
+    agent_id = register_agent("test", "claims by itself").agent_id
+    enqueue("echo"), enqueue("echo")
+    (first,) = claim("echo", agent_id)
+    _, (second,) = finish_and_claim_next(first, None)
+    assert asked == [(["echo"], True)] * 2
+    finish(second, None)
+    assert asked[2:] == [([], True)]
 
 
 def test_a_failure_is_tried_again_after_its_delay_until_retries_are_spent(echo, handles, agent_id):

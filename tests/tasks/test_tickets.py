@@ -1,9 +1,13 @@
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+from django.db import transaction
 
-from tasks import tickets
+from tasks import known, tickets
+from tasks.signals import work_came
+from tests.tasks.conftest import eventually
 
 
 @pytest.fixture
@@ -32,6 +36,63 @@ def test_tickets_that_are_asked_for_together_leave_as_one(sender, monkeypatch):
     may_leave.set()
     assert tickets.flush(60)
     assert sender.sent == [("a", True), ("a", True), ("b", True)]
+
+
+@pytest.fixture
+def events(sender, monkeypatch):
+    """What the sender did, in its order: tickets, `told`, and how long it paused in between."""
+    done = []
+    monkeypatch.setattr(tickets, "send", lambda task_type, may_recruit: done.append(task_type))
+    clock = SimpleNamespace(sleep=done.append, time=time.time, monotonic=time.monotonic)
+    monkeypatch.setattr(tickets, "time", clock)
+
+    def told(sender, **kwargs):
+        done.append("told")
+
+    work_came.connect(told)
+    yield done
+    work_came.disconnect(told)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_waits_for_work_is_told_when_the_tickets_are_on_their_way(sender, events):
+    """What that wakes would take the core from the worker that begins the task."""
+    with transaction.atomic():
+        tickets.send_on_commit(["a", "b"])
+        assert sender.thread is None, "nothing before the commit"
+    eventually(lambda: "told" in events)
+    assert events[:4] == ["a", "b", tickets.SPACING_SECONDS, "told"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_waits_is_told_at_once_of_what_agents_do(sender, events, monkeypatch):
+    monkeypatch.setattr(known, "_for_agents", {"fetch"})
+    monkeypatch.setattr(known, "learn", lambda task_types: None)
+    tickets.send_on_commit(["fetch"])
+    eventually(lambda: "told" in events)
+    assert events[:2] == ["told", tickets.SPACING_SECONDS]
+
+
+def test_a_call_for_another_worker_tells_nobody_else(sender, events):
+    tickets.send_now(["a"])
+    eventually(lambda: events)
+    tickets.send_now(["b"])
+    eventually(lambda: "b" in events)
+    assert "told" not in events
+
+
+def test_a_listener_that_raises_does_not_end_the_thread(sender, events):
+    def raises(sender, **kwargs):
+        raise RuntimeError("not today")
+
+    work_came.connect(raises)
+    try:
+        sender.ask((), has_work=True)
+        eventually(lambda: "told" in events)
+    finally:
+        work_came.disconnect(raises)
+    tickets.send_now(["a"])
+    eventually(lambda: "a" in events)
 
 
 def test_a_broker_that_refuses_gets_the_tickets_later_and_nobody_waits(sender, monkeypatch):
