@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 STANDBY_SECONDS = 0.5
 STOP_SECONDS = 0.2  # how soon an idle relay sees that it shall stop
 RETRY_SECONDS = 0.5
-WORK_SECONDS = 0.05  # of many tasks' steps at once, fewer are messages: those of workers wait for so long
+# Of many tasks' steps at once, fewer are messages: those of workers wait, from the last batch on, until it is told that
+# tasks have begun, by when that takes no core from one; at least and at most so long.
+WORK_SECONDS = 0.03, 0.05
 RELAY_SETTINGS = (
     "SET application_name = 'mistersmith relay'",
     "SET synchronous_commit = off",  # a delete that is lost is repeated, and seen by its Sync-Id
@@ -123,8 +125,6 @@ class Relay:
         self._is_prepared = True
 
     async def _wake(self, message: Msg) -> None:
-        if message.data == WORK and self.poll_seconds <= WORK_SECONDS:
-            return  # the poll comes as soon
         self._is_urgent |= message.data != WORK
         self._woken.set()
 
@@ -155,7 +155,13 @@ class Relay:
         while not self._stopping and (left := due - time.monotonic()) > 0:
             if self._woken.wait(min(left, STOP_SECONDS)):
                 self._woken.clear()
-                due = started if self._is_urgent else min(due, started + WORK_SECONDS)
+                due = started if self._is_urgent else min(due, due_for_work(started, time.monotonic()))
+
+
+def due_for_work(started: float, told: float) -> float:
+    """Return when to look for workers' steps, told of them then; `started`: the last batch."""
+    least, most = WORK_SECONDS
+    return told if told - started >= least else started + most
 
 
 def has_more(batch: Batch, limit: int) -> bool:

@@ -61,7 +61,7 @@ def send_now(task_types: Iterable[str], *, may_recruit: bool = True) -> None:
 
 
 def flush(timeout_seconds: float = EXIT_WAIT_SECONDS) -> bool:
-    """Wait until everything asked for is with the broker; return False when that took too long."""
+    """Wait until everything asked for is with the broker, and told; return False when that took too long."""
     return _sender.flush(timeout_seconds)
 
 
@@ -87,22 +87,25 @@ class Sender:
                 self.thread.start()
             self.changed.notify_all()
 
+    def has_asked(self) -> bool:
+        return bool(self.wanted or self.has_work)
+
     def flush(self, timeout_seconds: float) -> bool:
         with self.changed:
-            return self.changed.wait_for(lambda: not self.wanted and not self.is_sending, timeout_seconds)
+            return self.changed.wait_for(lambda: not (self.has_asked() or self.is_sending), timeout_seconds)
 
     def run(self) -> None:
         while True:
             batch = self.take()
             failed = self.send_all(batch)
-            with self.changed:
-                self.wanted |= failed
-                self.is_sending = False
-                self.changed.notify_all()
             pause = self.pause_seconds(bool(failed))
             if batch:
                 time.sleep(SPACING_SECONDS)
             self.tell()
+            with self.changed:
+                self.wanted |= failed
+                self.is_sending = False
+                self.changed.notify_all()
             if failed or not batch:
                 time.sleep(pause)
 
@@ -114,7 +117,7 @@ class Sender:
 
     def take(self) -> set[tuple[str, bool]]:
         with self.changed:
-            self.changed.wait_for(lambda: self.wanted or self.has_work)
+            self.changed.wait_for(self.has_asked)
             batch, self.wanted, self.is_sending = self.wanted, set(), True
             return batch
 

@@ -11,7 +11,7 @@ from django.db import connection as db
 from agents.models import Agent, AgentState
 from bridge import connection, fence
 from bridge.relay import Batch
-from bridge.runner import Relay, has_more
+from bridge.runner import WORK_SECONDS, Relay, due_for_work, has_more
 from tasks.enqueue import enqueue
 from tests.bridge.conftest import empty_outbox, history, outbox, rows, value, wait_until
 
@@ -71,6 +71,12 @@ def test_enqueued_work_is_fetched_soon_however_far_the_poll(jetstream):
         wait_until(lambda: relay.is_leading and not outbox())
         task_id = enqueue("echo")
         wait_until(lambda: (value("TASK_STATE", str(task_id)) or {}).get("status") == "queued")
+
+
+def test_work_is_fetched_when_it_is_told_of_or_a_little_later_where_a_batch_is_just_over():
+    least, most = WORK_SECONDS
+    assert due_for_work(started=0.0, told=least) == least
+    assert due_for_work(started=0.0, told=least / 2) == most
 
 
 @pytest.mark.parametrize(
