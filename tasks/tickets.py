@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable
 from typing import Any
+from uuid import uuid4
 
 from celery import current_app
 from django.db import transaction
@@ -34,6 +35,7 @@ EXPIRE_SECONDS = (
 MAX_WAITING = 200  # tickets in one of Celery's queues
 LOOK_SECONDS = 0.5  # how often their number is looked at
 EXIT_WAIT_SECONDS = 1.0
+TRY_AGAIN = {"max_retries": 1, "interval_start": 0, "interval_max": 0}  # once more, on a fresh connection
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)  # the pause after each failure in a row; the last one goes on
 
 
@@ -152,18 +154,28 @@ class Sender:
 
 
 def send(task_type: str, may_recruit: bool = True) -> None:
-    """Publish one ticket; raises what the broker's client raises, within the socket timeouts of the settings."""
+    """Publish one ticket; raises what the broker's client raises, within the socket timeouts of the settings.
+
+    `Celery.send_task` does the same by its routes and options, and takes twice as long.
+    """
+    amqp, arguments = current_app.amqp, (task_type, may_recruit)
     queue = queues.celery_queue(queues.queue_of(task_type))
-    policy = {"max_retries": 1, "interval_start": 0, "interval_max": 0}  # once more, on a fresh connection
-    current_app.send_task(
-        JOB,
-        (task_type, may_recruit),
-        queue=queue,
-        headers={SENT_AT: time.time()},
-        expires=EXPIRE_SECONDS,
-        retry=True,
-        retry_policy=policy,
+    ticket = amqp.as_task_v2(
+        str(uuid4()), JOB, arguments, expires=EXPIRE_SECONDS, argsrepr=repr(arguments), kwargsrepr="{}"
     )
+    with amqp.producer_pool.acquire(block=True) as producer:
+        producer.publish(
+            ticket.body,
+            exchange="",
+            routing_key=queue,
+            declare=[amqp.queues[queue]],
+            serializer="json",
+            headers={**ticket.headers, SENT_AT: time.time()},
+            retry=True,
+            retry_policy=TRY_AGAIN,
+            expiration=EXPIRE_SECONDS,
+            **ticket.properties,
+        )
 
 
 def count_waiting(queue: str) -> int:
