@@ -12,7 +12,7 @@ from kombu.transport import redis, virtual
 from tasks.tickets import JOB
 
 
-class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no types
+class QoS(redis.QoS):
     """Counts tickets in hand as virtual.QoS does, in memory: the prefetch limit holds for them too."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
