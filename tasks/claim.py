@@ -91,20 +91,23 @@ def finish_and_claim(
     One statement and one commit, however many tasks, unless tasks were parked.
     """
     turn = take_turn(task_type, worker, ended, limit, limit_if_limited)
-    _tell(turn)
+    _tell(task_type, turn)
     stored, claimed = turn.stored, turn.claimed
     for _ in range(MAX_PARKING - 1):
         if not turn.parked or len(claimed) >= limit:
             break
         turn = take_turn(task_type, worker, (), limit - len(claimed), limit_if_limited)
-        _tell(turn)
+        _tell(task_type, turn)
         claimed += turn.claimed
     return set(stored), claimed
 
 
-def _tell(turn: Turn) -> None:
-    """Tell of what a turn did. Where fewer tasks began than ended, a limit may let another one start."""
-    tickets.send_on_commit(turn.next_types)
+def _tell(task_type: str, turn: Turn) -> None:
+    """Tell of what a turn did. Where fewer tasks began than ended, a limit may let another one start. Who has claimed
+    some of the type comes back for more of it: others need not be called at once."""
+    mine = {task_type} & turn.next_types if turn.claimed else set()
+    tickets.send_on_commit(turn.next_types - mine)
+    tickets.send_on_commit(mine, within_seconds=tickets.HELP_SECONDS)
     if len(turn.claimed) < len(turn.stored):
         tickets.tell_on_commit()
     announce((*turn.stored, *(item.task_id for item in turn.claimed), *turn.parked))

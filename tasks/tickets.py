@@ -3,7 +3,8 @@
 So a lost ticket only costs time (beat's sweep sends one each second for every type with ready tasks), and a doubled
 one nothing. A thread of its own sends them: whoever enqueues never waits for the broker, nor fails with it. At most
 one ticket per type leaves the process every SPACING_SECONDS, and none while MAX_WAITING of them wait with the broker,
-which never holds the backlog.
+which never holds the backlog. Where whoever made tasks ready goes on with their type himself, others may be called a
+little later (HELP_SECONDS), once for what came up meanwhile.
 
 The same thread tells those who listen to `work_came`, agents outside Celery for instance. Where tickets went out it
 does so SPACING_SECONDS later: what that wakes would take the core from the worker that begins the task.
@@ -11,6 +12,7 @@ does so SPACING_SECONDS later: what that wakes would take the core from the work
 
 import atexit
 import logging
+import math
 import os
 import threading
 import time
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 JOB = "tasks.run_ticket"
 SENT_AT = "sent_at"  # a header, in seconds since 1970: workers of older releases do not mind it
 SPACING_SECONDS = 0.005
+HELP_SECONDS = 0.05
 EXPIRE_SECONDS = (
     60  # a ticket that nobody took is worthless by then; more than clocks of two machines may differ
 )
@@ -39,12 +42,12 @@ TRY_AGAIN = {"max_retries": 1, "interval_start": 0, "interval_max": 0}  # once m
 RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)  # the pause after each failure in a row; the last one goes on
 
 
-def send_on_commit(task_types: Iterable[str]) -> None:
-    """Send a ticket for each type once the current transaction is committed, and `work_came`; nothing if it is rolled
-    back."""
+def send_on_commit(task_types: Iterable[str], within_seconds: float = 0) -> None:
+    """Send a ticket for each type once the current transaction is committed, at the latest so long after, and
+    `work_came`; nothing if it is rolled back."""
     wanted = sorted(set(task_types))
     if wanted:
-        transaction.on_commit(lambda: _ask(wanted), robust=True)
+        transaction.on_commit(lambda: _ask(wanted, within_seconds), robust=True)
 
 
 def tell_on_commit() -> None:
@@ -52,9 +55,10 @@ def tell_on_commit() -> None:
     transaction.on_commit(lambda: _sender.ask((), has_work=True), robust=True)
 
 
-def _ask(task_types: list[str]) -> None:
+def _ask(task_types: list[str], within_seconds: float) -> None:
     known.learn(task_types)
-    _sender.ask((name for name in task_types if not known.is_for_agents(name)), has_work=True)
+    wanted = [name for name in task_types if not known.is_for_agents(name)]
+    _sender.ask(wanted, has_work=True, within_seconds=within_seconds)
 
 
 def send_now(task_types: Iterable[str], *, may_recruit: bool = True) -> None:
@@ -74,26 +78,39 @@ class Sender:
         self.changed = threading.Condition()
         self.wanted: set[tuple[str, bool]] = set()
         self.has_work = False  # work_came is to be sent
+        self.until = math.inf  # when what was asked for leaves, at the latest (time.monotonic)
         self.is_sending = False
         self.failures = 0
         self.waiting: dict[str, int] = {}  # by Celery queue, as of the last look
         self.next_look = 0.0
         self.thread: threading.Thread | None = None
 
-    def ask(self, task_types: Iterable[str], *, may_recruit: bool = True, has_work: bool = False) -> None:
+    def ask(
+        self,
+        task_types: Iterable[str],
+        *,
+        may_recruit: bool = True,
+        has_work: bool = False,
+        within_seconds: float = 0,
+    ) -> None:
+        until = time.monotonic() + within_seconds
         with self.changed:
+            if not self.has_asked() or until < self.until:
+                self.until = until
+                self.changed.notify_all()
             self.wanted |= {(task_type, may_recruit) for task_type in task_types}
             self.has_work |= has_work
             if self.thread is None:
                 self.thread = threading.Thread(target=self.run, name="tickets", daemon=True)
                 self.thread.start()
-            self.changed.notify_all()
 
     def has_asked(self) -> bool:
         return bool(self.wanted or self.has_work)
 
     def flush(self, timeout_seconds: float) -> bool:
         with self.changed:
+            self.until = 0
+            self.changed.notify_all()
             return self.changed.wait_for(lambda: not (self.has_asked() or self.is_sending), timeout_seconds)
 
     def run(self) -> None:
@@ -106,6 +123,7 @@ class Sender:
             self.tell()
             with self.changed:
                 self.wanted |= failed
+                self.until = 0 if failed else self.until
                 self.is_sending = False
                 self.changed.notify_all()
             if failed or not batch:
@@ -119,9 +137,14 @@ class Sender:
 
     def take(self) -> set[tuple[str, bool]]:
         with self.changed:
-            self.changed.wait_for(self.has_asked)
-            batch, self.wanted, self.is_sending = self.wanted, set(), True
+            while (left := self.seconds_left()) is None or left > 0:
+                self.changed.wait(left)
+            batch, self.wanted, self.is_sending, self.until = self.wanted, set(), True, math.inf
             return batch
+
+    def seconds_left(self) -> float | None:
+        """Return how long what was asked for has time; None: nothing was."""
+        return self.until - time.monotonic() if self.has_asked() else None
 
     def pause_seconds(self, has_failed: bool) -> float:
         """Return how long to leave the broker alone; what is asked for meanwhile goes out together."""

@@ -111,20 +111,42 @@ def test_finish_and_claim_next_hands_out_the_next_one(echo, agent_id):
     assert finish_and_claim_next(second, None) == (True, [])
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """What the sending thread was asked for: the types, whether there is work, within how many seconds."""
+    found = []
+
+    def ask(types, has_work=False, within_seconds=0):
+        found.append((list(types), has_work, within_seconds))
+
+    monkeypatch.setattr(tickets._sender, "ask", ask)
+    return found
+
+
 @pytest.mark.django_db(transaction=True)
-def test_others_are_told_of_work_only_where_a_turn_may_let_one_more_start(monkeypatch):
+def test_others_are_told_of_work_only_where_a_turn_may_let_one_more_start(asked):
     """A worker that goes on with the next task takes the place of the one that ended."""
-    asked = []
-    monkeypatch.setattr(
-        tickets._sender, "ask", lambda types, has_work=False: asked.append((list(types), has_work))
-    )
     agent_id = register_agent("test", "claims by itself").agent_id
     enqueue("echo"), enqueue("echo")
     (first,) = claim("echo", agent_id)
     _, (second,) = finish_and_claim_next(first, None)
-    assert asked == [(["echo"], True)] * 2
+    assert asked == [(["echo"], True, 0)] * 2
     finish(second, None)
-    assert asked[2:] == [([], True)]
+    assert asked[2:] == [([], True, 0)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_others_are_called_a_little_later_to_what_a_worker_goes_on_with(asked):
+    """What waits for a task of another type, or behind a worker that has nothing more to do, has no time."""
+    agent_id = register_agent("test", "claims by itself").agent_id
+    first = enqueue("echo", priority="high")
+    for name in ("echo", "echo", "other"):
+        enqueue(name, depends_on=[first])
+    asked.clear()
+    (item,) = claim("echo", agent_id)
+    _, following = finish_and_claim_next(item, None)
+    assert len(following) == 1
+    assert asked == [(["other"], True, 0), (["echo"], True, tickets.HELP_SECONDS)]
 
 
 def test_a_failure_is_tried_again_after_its_delay_until_retries_are_spent(echo, handles, agent_id):

@@ -38,6 +38,20 @@ def test_tickets_that_are_asked_for_together_leave_as_one(sender, monkeypatch):
     assert sender.sent == [("a", True), ("a", True), ("b", True)]
 
 
+def test_what_has_time_leaves_when_it_is_over_or_with_what_has_none(sender):
+    for name in ("a", "a", "b"):
+        sender.ask([name], within_seconds=1000)
+    assert sender.seconds_left() > 900
+    sender.ask(["c"], within_seconds=0.01)
+    eventually(lambda: len(sender.sent) == 3)
+    sender.ask(["d"], within_seconds=1000)
+    tickets.send_now(["e"])
+    eventually(lambda: len(sender.sent) == 5)
+    sender.ask(["f"], within_seconds=1000)
+    assert tickets.flush(60)
+    assert [name for name, _ in sender.sent] == list("abcdef")
+
+
 @pytest.fixture
 def events(sender, monkeypatch):
     """What the sender did, in its order: tickets, `told`, and how long it paused in between."""
