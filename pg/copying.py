@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
 
+from django.db import DEFAULT_DB_ALIAS, connections
+
 from pg.arrays import Array
 from pg.prepared import cursor_of_server
 
@@ -23,7 +25,9 @@ def copy_rows(table: str, names: Sequence[str], chunks: Iterable[Sequence[Array]
     """
     number = NUMBER.pack(len(names))
     statement = f"COPY {table} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
-    with cursor_of_server() as cursor, cursor.copy(statement) as copy:
+    db = connections[DEFAULT_DB_ALIAS]
+    cursor = cursor_of_server(db)
+    with db.wrap_database_errors, cursor.copy(statement) as copy:
         copy.write(SIGNATURE)
         for columns in chunks:
             rows = zip(repeat(number), *(column.elements for column in columns), strict=False)

@@ -5,10 +5,9 @@ psycopg prepares what it runs for the third time. Not where DISABLE_SERVER_SIDE_
 another session for each transaction. A statement run here is not in Django's query log.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -17,7 +16,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from pg.arrays import Array, ArrayDumper
 
 PREPARE_AFTER = 2
-_ready: WeakSet[psycopg.Connection[Any]] = WeakSet()
+# of each of Django's connections the cursor that it keeps: making one takes as long as running a short statement
+_cursors: WeakKeyDictionary[BaseDatabaseWrapper, psycopg.Cursor[Any]] = WeakKeyDictionary()
 
 
 def run_prepared(text: str, parameters: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -26,27 +26,28 @@ def run_prepared(text: str, parameters: Sequence[Any] | Mapping[str, Any]) -> li
     `%s` or `%(name)s` stands for a value, and wants a cast; a list is cheapest as a `pg.arrays.Array`. Raises what
     Django's cursors raise.
     """
-    with cursor_of_server() as cursor:
+    db = connections[DEFAULT_DB_ALIAS]  # each look through `django.db.connection` would find it anew
+    cursor = cursor_of_server(db)
+    with db.wrap_database_errors:
         cursor.execute(text, parameters)
         result = cursor.pgresult
         return cursor.fetchall() if result is not None and result.nfields else []
 
 
-@contextmanager
-def cursor_of_server() -> Iterator[psycopg.Cursor[Any]]:
-    """Give a cursor that binds in the server; errors are turned into Django's."""
-    db = connections[DEFAULT_DB_ALIAS]  # each look through `django.db.connection` would find it anew
-    db.ensure_connection()
+def cursor_of_server(db: BaseDatabaseWrapper) -> psycopg.Cursor[Any]:
+    """Return the cursor of Django's connection that binds in the server. Raises what Django's cursors raise before they
+    run something."""
     db.validate_no_broken_transaction()
+    cursor = _cursors.get(db)
+    if cursor is None or cursor.connection is not db.connection:
+        db.ensure_connection()
+        cursor = _cursors[db] = psycopg.Cursor(get_ready(db))
+    return cursor
+
+
+def get_ready(db: BaseDatabaseWrapper) -> psycopg.Connection[Any]:
     server: psycopg.Connection[Any] = db.connection
-    if server not in _ready:
-        get_ready(db, server)
-    with db.wrap_database_errors, psycopg.Cursor(server) as cursor:
-        yield cursor
-
-
-def get_ready(db: BaseDatabaseWrapper, server: psycopg.Connection[Any]) -> None:
     server.adapters.register_dumper(Array, ArrayDumper)
     if server.prepare_threshold is None and not db.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
         server.prepare_threshold = PREPARE_AFTER
-    _ready.add(server)
+    return server

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from string import Template
 from typing import Any
 
@@ -10,6 +10,7 @@ from django.db import connection
 
 from pg.operations import read_sql
 
+KEPT_TEXTS = 500  # with their `$name`s filled in
 HEADING = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
 
@@ -19,6 +20,7 @@ class Queries:
 
     def __init__(self, room: str) -> None:
         self.room = room
+        self._fill = lru_cache(KEPT_TEXTS)(self._text)
 
     def run(
         self, name: str, parameters: Mapping[str, Any] | None = None, **texts: Any
@@ -33,6 +35,9 @@ class Queries:
 
     def text(self, name: str, **texts: Any) -> str:
         """Return the SQL of a query with its `$name`s filled in. Raises KeyError for an unknown query or `$name`."""
+        return self._fill(name, **texts)
+
+    def _text(self, name: str, **texts: Any) -> str:
         if name not in self._known:
             raise KeyError(f"{self.room}/sql/queries.sql has no query {name!r}, only {sorted(self._known)}")
         found = self._known[name]

@@ -52,6 +52,7 @@ COPIED: dict[str, tuple[str, Kind]] = {
     "task_name": ("task_name", arrays.texts),
     "payload": ("payload", arrays.jsons),
     "priority": ("priority", arrays.texts),
+    "status": ("status", arrays.texts),
     "scheduled_at": ("scheduled_at", arrays.times),
     "expires_at": ("expires_at", arrays.times),
     "max_retries": ("max_retries", arrays.integers),
@@ -85,7 +86,6 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
     For a `unique_key` that is taken, by an open task or an earlier one of the same call, the holder's id is returned.
     All or nothing: raises TaskRefused when one of them breaks a rule.
     """
-    tasks = list(tasks)
     rows = [row_of(task) for task in tasks]
     if not rows:
         return []
@@ -97,7 +97,7 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
             _add_dependencies(rows, ids)
     except IntegrityError as error:
         raise _refusal(error) from error
-    tickets.send_on_commit(task.task_type for task in tasks)
+    tickets.send_on_commit({row["task_type"] for row in rows})
     if tasks_changed.has_listeners():
         tasks_changed.send(None, task_ids=ids, is_work=True)
     return ids

@@ -86,7 +86,7 @@ def row_of(task: NewTask) -> dict[str, Any]:
     timeout_seconds = policy.timeout_seconds if task.timeout_seconds is None else task.timeout_seconds
     _require("timeout_seconds", timeout_seconds, 0 < timeout_seconds <= LONGEST_SECONDS, SECONDS_RULE)
     unique_key, unique_seconds = _key_of(task)
-    edges = edges_of(task)
+    edges = edges_of(task) if task.depends_on else []
     for resource in task.resources:
         _require_length("resources", resource, 255)
     _require_length("concurrency_key", task.concurrency_key, 255)
@@ -99,6 +99,8 @@ def row_of(task: NewTask) -> dict[str, Any]:
         "task_name": task.name,
         "payload": _payload_of(task, policy.payload_schema),
         "priority": str(priority),
+        # tasks.queue would see to it by a trigger: for a task that may start later it does
+        "status": "pending" if edges or task.scheduled_at else "queued",
         "scheduled_at": task.scheduled_at,
         "expires_at": task.expires_at,
         "max_retries": max_retries,

@@ -203,11 +203,11 @@ RETURNING task_id::uuid
 -- name: enqueue_one
 --- One task without a key, straight into its leaf. Many go by COPY.
 INSERT INTO $leaf (
-  task_id, task_type, task_name, payload, priority, scheduled_at, expires_at, max_retries, max_execution_time,
+  task_id, task_type, task_name, payload, priority, status, scheduled_at, expires_at, max_retries, max_execution_time,
   concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata, blocked_by)
 VALUES (
   %(task_id)s::uuid, %(task_type)s::text, %(task_name)s::text, %(payload)s::jsonb, %(priority)s::task_priority_type,
-  %(scheduled_at)s::timestamptz, %(expires_at)s::timestamptz, %(max_retries)s::int,
+  %(status)s::task_status_type, %(scheduled_at)s::timestamptz, %(expires_at)s::timestamptz, %(max_retries)s::int,
   make_interval(secs => %(timeout_seconds)s::float8), %(concurrency_key)s::text, %(assigned_agent)s::uuid,
   %(created_by)s::uuid, %(parent)s::uuid, %(resources)s::varchar[], %(metadata)s::jsonb,
   COALESCE(%(blocked_by)s::int, 0))
