@@ -8,7 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 from bench.frame import Report, percentile
@@ -80,20 +84,44 @@ def fill(number: int) -> None:
 
 # -- the core, without a broker -------------------------------------------------------------------------------
 def measure_core(report: Report, found: Installation, leaf: str) -> None:
+    """At one connection, then at two, which begin together; the figure is what they do together."""
     tasks = report.rows(2_000, quick=200)
-    for batch in (1, 10):
+    for sessions, batch in product((1, 2), (1, 10)):
+        name = f"core_batch_{batch}" if sessions == 1 else f"core_{sessions}_connections_batch_{batch}"
+        rows = sessions * tasks
         empty()
-        fill(tasks + batch)
-        plain.make_copy(found.dsn, leaf, tasks + batch)
-        report.add(f"core_batch_{batch}", run_core(tasks, batch), "tasks/s", tasks)
-        report.add_peer(f"core_batch_{batch}", "bare SKIP LOCKED", plain.drain(found.dsn, tasks, batch))
+        fill(rows + sessions * batch)
+        plain.make_copy(found.dsn, leaf, rows + sessions * batch)
+        report.add(name, at_once(sessions, run_core, tasks, batch), "tasks/s", rows)
+        peer = partial(plain.drain, found.dsn)
+        report.add_peer(name, "bare SKIP LOCKED", at_once(sessions, peer, tasks, batch))
 
 
-def run_core(tasks: int, batch: int) -> float:
-    """Return tasks per second: finish what was claimed, and claim the next, in one transaction."""
+def at_once(sessions: int, run: Callable[..., float], *arguments: Any) -> float:
+    """Return the sum of what `run(*arguments, wait)` returns in so many threads, whose connections are their own; all
+    begin when each has called `wait`."""
+    from django.db import connections
+
+    if sessions == 1:
+        return run(*arguments)
+    together = Barrier(sessions)
+
+    def run_one(_: int) -> float:
+        try:
+            return run(*arguments, together.wait)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(sessions) as threads:
+        return sum(threads.map(run_one, range(sessions)))
+
+
+def run_core(tasks: int, batch: int, wait: Callable[[], object] = bool) -> float:
+    """Return tasks per second: finish what was claimed, and claim the next, in one transaction. `wait`: once ready."""
     from tasks.claim import Ended, finish_and_claim
 
     me, items, done = worker_id(), [], 0
+    wait()
     began = time.perf_counter()
     while done < tasks:
         items = finish_and_claim("echo", me, [Ended(item) for item in items], batch)[1]
@@ -108,7 +136,7 @@ def measure_features(report: Report, leaf: str) -> None:
         "none": (),
         "state_machine": ("check_status", "touch", "acquire_resources"),
         "dependencies": ("release_dependents",),
-        "keys": ("free_unique_key", "free_unique_key_at_start", "retake_unique_key", "free_resources"),
+        "keys": ("free_holdings", "retake_unique_key"),
         "outbox": ("bridge_update",),
     }
     for number, name in enumerate(steps, 1):

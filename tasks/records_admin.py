@@ -46,7 +46,7 @@ class ExecutionAdmin(ReadOnlyAdmin, BigTableAdmin):
     ]
 
     def get_rare_filters(self, request: HttpRequest) -> Sequence[str]:
-        """Attempts that run have an index of their own: those are found however old they are."""
+        """Attempts that run are found by their tasks, however old they are."""
         return [] if request.GET.get("status") == TaskStatus.RUNNING else ["status"]
 
     def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:

@@ -1,6 +1,7 @@
 """The raw limit: claim and finish on a copy of a leaf without triggers, by SKIP LOCKED, nothing else."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -33,11 +34,12 @@ def make_copy(dsn: str, leaf: str, rows: int) -> str:
     return "bench_queue"
 
 
-def drain(dsn: str, tasks: int, batch: int) -> float:
-    """Return tasks per second: finish what was claimed, and claim the next, in one transaction."""
+def drain(dsn: str, tasks: int, batch: int, wait: Callable[[], object] = bool) -> float:
+    """Return tasks per second: finish what was claimed, and claim the next, in one transaction. `wait`: once ready."""
     worker, ids, done = uuid4(), [], 0
     claim = CLAIM.format(limit=batch)
     with psycopg.connect(dsn) as connection:
+        wait()
         began = time.perf_counter()
         while done < tasks:
             if ids:

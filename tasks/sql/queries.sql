@@ -545,6 +545,17 @@ SELECT x.leaf, x.lacks, x.cure FROM (
     SELECT FROM pg_proc p WHERE p.pronamespace = 'tasks'::regnamespace AND p.proname = 'turn_' || c.relname)) x
 ORDER BY 1, 2
 
+-- name: running_executions
+-- Of each task that runs, the attempt that does. No attempt begins before its task is there, but for clocks.
+SELECT e.execution_id::uuid
+FROM (
+  SELECT q.task_id, q.attempt, q.worker FROM tasks.queue q
+  WHERE q.status = 'running' ORDER BY q.lease_until DESC LIMIT $limit) r
+CROSS JOIN LATERAL (
+  SELECT x.execution_id FROM tasks.executions x
+  WHERE x.task_id = r.task_id AND x.execution_attempt = r.attempt AND x.agent_id = r.worker AND x.completed_at IS NULL
+    AND x.execution_id >= partitions.uuid7_floor(partitions.uuid7_time(r.task_id) - interval '10 minutes') OFFSET 0) e
+
 -- name: executions_by_minute
 -- Attempts of the last hour by the minute they ended in, among the newest $limit, found by the id's time. is_whole: all
 -- attempts that started in or after that minute were read.

@@ -253,7 +253,7 @@ def attempts_of_a_worker(sample: Sample) -> None:
     listed(Execution, agent__exact=sample.worker)
 
 
-@serves("idx_tasks_executions_open")
+@serves("idx_tasks_executions_task")
 def attempts_that_run(_: Sample) -> None:
     listed(Execution, status="running")
 

@@ -9,7 +9,7 @@ from django.urls import reverse
 from operators.models import AuditEntry, BulkJob
 from tasks.claim import Failure, claim, fail, finish
 from tasks.enqueue import enqueue
-from tasks.models import Limit, Pause, QueuePause, Task
+from tasks.models import Execution, Limit, Pause, QueuePause, Task
 from tests.tasks.conftest import status_of
 
 pytestmark = pytest.mark.django_db
@@ -201,3 +201,16 @@ def test_a_pause_has_an_author_and_is_ended(admin_client, admin_user, model, fie
     assert AuditEntry.objects.count() == 2
     assert not Pause.objects.exists()
     assert not QueuePause.objects.exists()
+
+
+def test_attempts_that_run_are_listed_and_those_that_ended_are_not(admin_client, agent_id):
+    for _ in range(2):
+        enqueue("echo")
+    running, ended = claim("echo", agent_id, limit=2)
+    finish(ended, None)
+    page = admin_client.get(
+        reverse("admin:tasks_execution_changelist"), {"status": "running"}
+    ).content.decode()
+    assert str(running.execution_id) in page
+    assert str(ended.execution_id) not in page
+    assert Execution.objects.filter(pk=ended.execution_id, status="completed").exists()
