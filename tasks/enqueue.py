@@ -7,9 +7,11 @@ from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, connection, transaction
+from psycopg.pq import Format
 
 from pg import arrays
 from pg.copying import copy_rows
+from pg.direct import numbered, run_direct
 from pg.prepared import run_prepared
 from pg.queries import Queries
 from tasks import tickets
@@ -98,8 +100,7 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
     except IntegrityError as error:
         raise _refusal(error) from error
     tickets.send_on_commit({row["task_type"] for row in rows})
-    if tasks_changed.has_listeners():
-        tasks_changed.send(None, task_ids=ids, is_work=True)
+    tasks_changed.send(None, task_ids=ids, is_work=True)
     return ids
 
 
@@ -116,12 +117,28 @@ def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
     types = {row["task_type"] for row in rows}
     leaf = leaf_of(*types) if len(types) == 1 else PARENT  # straight into one leaf: no row is routed
     if len(rows) == 1:
-        run_prepared(QUERIES.text("enqueue_one", leaf=leaf), rows[0])
+        _insert_one(rows[0], leaf)
     else:
         chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
         names = [name for name, _ in COPIED.values()]
         copy_rows(leaf, names, (_columns(chunk) for chunk in chunks))
     return [row["task_id"] for row in rows]
+
+
+def _insert_one(row: dict[str, Any], leaf: str) -> None:
+    """In a transaction psycopg keeps the statement: pg.direct would have it planned each time."""
+    text = QUERIES.text("enqueue_one", leaf=leaf)
+    if connection.in_atomic_block:
+        run_prepared(text, row)
+    else:
+        statement, names = numbered(text)
+        values = [None if (value := row[name]) is None else bytes_of(value) for name in names]
+        run_direct(statement, values, Format.TEXT)
+
+
+def bytes_of(value: Any) -> bytes:
+    """Return a value as PostgreSQL reads it."""
+    return (text_of(value) if isinstance(value, list) else str(value)).encode()
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[arrays.Array]:

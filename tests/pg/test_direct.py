@@ -1,11 +1,14 @@
+import os
+import signal
 import threading
 from uuid import UUID, uuid4
 
 import pytest
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from psycopg.pq import Format
 
 from pg.arrays import integers
-from pg.direct import run_direct
+from pg.direct import numbered, run_direct
 from tasks.turn import INTEGER
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,6 +33,21 @@ def test_a_session_keeps_the_statement_but_not_behind_a_pooler_of_transactions(m
     monkeypatch.setitem(connection.settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
     assert run_direct(f"{text} + 1", [INTEGER.pack(1)])
     assert run_direct(KEPT, [f"{text} + 1".encode()]) == [(0,)]
+
+
+def test_a_session_keeps_so_many_statements_and_runs_further_ones_all_the_same(monkeypatch):
+    monkeypatch.setattr("pg.direct.MOST_KEPT", 0)
+    text = f"SELECT $1::int + {uuid4().int % 1_000_000}"
+    assert run_direct(text, [INTEGER.pack(1)]) == run_direct(text, [b"1"], Format.TEXT)
+    assert run_direct(KEPT, [text.encode()]) == [(0,)]
+
+
+def test_names_become_numbers_and_values_may_come_as_text():
+    text, names = numbered("SELECT %(b)s::text, %(a)s::int, %(b)s::uuid")
+    assert (text, names) == ("SELECT $1::text, $2::int, $3::uuid", ["b", "a", "b"])
+    given = {"a": b"7", "b": str(found := uuid4()).encode()}
+    assert run_direct(text, [given[name] for name in names], Format.TEXT) == [(str(found), 7, found)]
+    assert run_direct("SELECT $1::int", [None], Format.TEXT) == [(None,)]
 
 
 def test_a_statement_that_psycopg_made_the_session_forget_is_prepared_anew():
@@ -113,6 +131,36 @@ def test_other_threads_of_the_process_go_on_meanwhile():
         cursor.execute("SELECT pg_advisory_unlock(4711)")
     waiting.join(60)
     assert not waiting.is_alive()
+
+
+def test_ctrl_c_ends_a_statement_that_waits():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+
+    def interrupt_the_wait():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(4712)")
+            ready.set()
+            while not waits(cursor):
+                assert waiting.is_alive()
+            os.kill(os.getpid(), signal.SIGINT)
+            ended.wait(60)
+        connection.close()
+
+    def waits(cursor):
+        cursor.execute("SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = %s AND NOT granted", [pid])
+        return cursor.fetchone() is not None
+
+    ready, ended, waiting = threading.Event(), threading.Event(), threading.current_thread()
+    other = threading.Thread(target=interrupt_the_wait)
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(KeyboardInterrupt):
+        run_direct("SELECT pg_advisory_lock(4712)::text", [])
+    ended.set()
+    other.join(60)
+    assert run_direct("SELECT 1", []) == [(1,)]
 
 
 def in_another_thread(work):
