@@ -76,3 +76,13 @@ def with_batch(headers: Mapping[str, str], batch_id: str, number: int, is_last: 
     """Return the headers of the message `number` (from 1) of a batch; the last one commits it."""
     marks = {BATCH_ID: batch_id, SEQUENCE: str(number)}
     return {**headers, **marks, COMMIT: "1"} if is_last else {**headers, **marks}
+
+
+def command(subject: str, reply: str, headers: Mapping[str, str], data: bytes) -> bytes:
+    """Return the command HPUB of NATS's protocol. A line break in a header becomes a blank, as nats-py has it."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        return command(subject, reply, {name: " ".join(text.split()) for name, text in headers.items()}, data)
+    head = f"NATS/1.0\r\n{lines}\r\n".encode()
+    sizes = f"{len(head)} {len(head) + len(data)}"
+    return f"HPUB {subject} {reply} {sizes}\r\n".encode() + head + data + b"\r\n"

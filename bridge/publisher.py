@@ -8,7 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import nats.errors
@@ -144,20 +144,31 @@ class Publisher:
         batch_id = f"{self._prefix.rsplit('.', 1)[1]}-{token}"
         future = self._waiting[token] = asyncio.get_running_loop().create_future()
         try:
+            commands = []
             for number, message in enumerate(messages, 1):
                 is_last = number == len(messages)
-                part = replace(
-                    message, headers=batches.with_batch(message.headers, batch_id, number, is_last)
-                )
+                if refusal := self._find_refusal(message):
+                    return refusal
+                headers = batches.with_batch(message.headers, batch_id, number, is_last)
                 reply = f"{self._prefix}.{token}" if is_last else ""
-                if failure := await self._hand_over(part, reply):
-                    return failure  # the server forgets what it has of a batch whose end does not come
+                commands.append(batches.command(message.subject, reply, headers, message.data))
+            if not self._nc.is_connected:
+                return UNKNOWN
+            await self._write(b"".join(commands))
             outcome = await asyncio.wait_for(future, timeout_seconds)
         except TimeoutError:
             return UNKNOWN
         finally:
             self._waiting.pop(token, None)
         return UNBATCHED if outcome.is_stored and outcome.count != len(messages) else outcome
+
+    async def _write(self, commands: bytes) -> None:
+        """Hand commands of the protocol to the connection. nats-py's `publish` would look at each message by itself:
+        that takes three times as long as to make its command."""
+        await self._nc._send_command(commands)
+        queue = self._nc._flush_queue
+        if queue is not None and queue.empty():
+            await self._nc._flush_pending()
 
     async def _publish_alone(self, messages: Sequence[Message], timeout_seconds: float) -> list[Outcome]:
         """Publish each message by itself, in parts (`Pace`)."""
@@ -191,19 +202,25 @@ class Publisher:
 
     async def _hand_over(self, message: Message, reply: str) -> Outcome | None:
         """Give the message to the connection; return the outcome when it does not even leave."""
-        if not is_subject(message.subject):
-            return Outcome(code=BAD_SUBJECT, text=f"{message.subject!r} is no subject")
+        if refusal := self._find_refusal(message):
+            return refusal
         if not self._nc.is_connected:
             return UNKNOWN  # nats-py would keep it and send it after the outage
         try:
             await self._nc.publish(message.subject, message.data, reply=reply, headers=dict(message.headers))
-        except nats.errors.MaxPayloadError:
-            text = f"{len(message.data)} bytes are more than the server's max_payload, {self._nc.max_payload}"
-            return Outcome(code=TOO_LARGE, text=text)
         except nats.errors.BadSubjectError:
             return Outcome(code=BAD_SUBJECT, text=f"{message.subject!r} is no subject")
         except nats.errors.Error as error:
             return Outcome(text=str(error))
+        return None
+
+    def _find_refusal(self, message: Message) -> Outcome | None:
+        """Return why the server that is connected cannot take the message; None: it might."""
+        if not is_subject(message.subject):
+            return Outcome(code=BAD_SUBJECT, text=f"{message.subject!r} is no subject")
+        if len(message.data) > self._nc.max_payload:
+            text = f"{len(message.data)} bytes are more than the server's max_payload, {self._nc.max_payload}"
+            return Outcome(code=TOO_LARGE, text=text)
         return None
 
     async def _collect(self, part: "Part", timeout_seconds: float) -> list[Outcome]:

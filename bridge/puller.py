@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -35,10 +35,21 @@ class Pulled:
 
 
 class Puller:
-    """One consumer's messages. Not for two callers at once."""
+    """One consumer's messages. Not for two callers at once. `is_known` tells by its headers of a message that nobody
+    has to see: it is acknowledged as it comes, and counted in `passed`."""
 
-    def __init__(self, nc: Client, stream: str, consumer: str, epoch: int) -> None:
+    def __init__(
+        self,
+        nc: Client,
+        stream: str,
+        consumer: str,
+        epoch: int,
+        is_known: Callable[[Mapping[str, str]], bool] | None = None,
+    ) -> None:
         self._nc, self._stream, self._consumer, self._epoch = nc, stream, consumer, epoch
+        self._is_known = is_known
+        self.passed = 0
+        self._pending = 0  # after what came last
         self._prefix = nc.new_inbox()
         self._numbers = itertools.count(1)
         self._asked: dict[str, tuple[int, float]] = {}  # how many a request may still bring, until when
@@ -77,7 +88,7 @@ class Puller:
             if not self._open():
                 await self._ask(most)
         found = [self._come.popleft() for _ in range(min(most, len(self._come)))]
-        pending = pending_after(found)
+        pending = pending_after(found) if found else self._pending
         if pending:
             await self._ask(most)  # the next batch comes while this one is worked on
         return Pulled(found, pending)
@@ -119,8 +130,13 @@ class Puller:
     async def _take(self, message: Msg) -> None:
         status = (message.headers or {}).get("Status") if not message.reply else None
         if status is None:
-            self._come.append(to_letter(message, self._epoch))  # while the batch before is worked on
             self._count(message)
+            if self._is_known and self._is_known(message.headers or {}):
+                await self._pass_by(message)
+                if self._asked:
+                    return  # nobody waits for that
+            else:
+                self._come.append(to_letter(message, self._epoch))  # while the batch before is worked on
         elif status == "503" or (status == "409" and "Deleted" in message.headers.get("Description", "")):
             self._trouble = f"consumer {self._consumer} of {self._stream} is not there"
         else:
@@ -128,6 +144,12 @@ class Puller:
                 message.subject.rsplit(".", 1)[1], None
             )  # this request is over: nothing there, too long, a new leader
         self._changed.set()
+
+    async def _pass_by(self, message: Msg) -> None:
+        self.passed += 1
+        self._pending = read_reply(message.reply)[3]
+        with contextlib.suppress(nats.errors.Error):  # it comes again, and passes again
+            await self._nc.publish(message.reply, b"+ACK")
 
     def _count(self, message: Msg) -> None:
         """Take one off the oldest request: the server fills them in turn, and a message does not name its own."""

@@ -1,6 +1,7 @@
 """A part that reads one durable consumer, and leaves nothing of it behind when it ends."""
 
 import contextlib
+from collections.abc import Callable, Mapping
 
 from bridge import connection
 from bridge.connection import Client
@@ -22,13 +23,19 @@ class Pulling(Part):
         self.pending = 0  # messages on the server that nobody has yet
         self._puller: Puller | None = None
 
-    def begin(self, stream: str, consumer: str, epoch: int) -> None:
-        """Ask the consumer from now on. Raises Unreachable."""
+    def begin(
+        self,
+        stream: str,
+        consumer: str,
+        epoch: int,
+        is_known: Callable[[Mapping[str, str]], bool] | None = None,
+    ) -> None:
+        """Ask the consumer from now on; `is_known` as in Puller. Raises Unreachable."""
 
         async def start(client: Client) -> Puller:
             if self._puller:
                 await self._puller.stop()
-            return await Puller(client.nc, stream, consumer, epoch).start()
+            return await Puller(client.nc, stream, consumer, epoch, is_known).start()
 
         self._puller = connection.call(start)
 
@@ -41,6 +48,13 @@ class Pulling(Part):
         )
         self.pending = pulled.pending
         return pulled
+
+    def count_passed(self) -> int:
+        """Return how many messages the puller has passed by since it was asked last."""
+        if self._puller is None:
+            return 0
+        passed, self._puller.passed = self._puller.passed, 0
+        return passed
 
     def end(self) -> None:
         """Have the server keep for others what it was asked for: the connection may live on."""

@@ -4,7 +4,7 @@ A batch is one transaction; a message that PostgreSQL will never take is set apa
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -58,10 +58,11 @@ class Reader(Pulling):
     def prepare(self, db: BaseDatabaseWrapper) -> None:
         setup.apply_plan(setup.make_plan(setup.read_found()), ("create", "update"))
         epoch = setup.read_found().created.get(self.item.stream, 0)
-        self.begin(self.item.stream, self.item.name, epoch)
+        self.begin(self.item.stream, self.item.name, epoch, are_own)
 
     def turn(self, db: BaseDatabaseWrapper) -> None:
         pulled = self.pull(BATCH, ENOUGH, LINGER_SECONDS)
+        self.totals[Done.OWN] += self.count_passed()
         if pulled.letters:
             self.read_batch(pulled.letters)
             connection.call(lambda client: acknowledge(client.nc, pulled.letters), CALL_SECONDS)
@@ -111,7 +112,11 @@ class Reader(Pulling):
 
 def is_own(letter: Letter) -> bool:
     """Tell whether PostgreSQL itself had sent the message: then it says nothing that is news."""
-    return SYNC_ORIGIN in letter.headers
+    return are_own(letter.headers)
+
+
+def are_own(headers: Mapping[str, str]) -> bool:
+    return SYNC_ORIGIN in headers
 
 
 def set_origin(origin: str) -> None:

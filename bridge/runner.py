@@ -36,6 +36,9 @@ RETRY_SECONDS = 0.5
 # Of many tasks' steps at once, fewer are messages: those of workers wait, from the last batch on, until it is told that
 # tasks have begun, by when that takes no core from one; at least and at most so long.
 WORK_SECONDS = 0.03, 0.05
+# A nats-server syncs each atomic batch some six times, however large, and workers' commits wait for the same disk:
+# where so many messages were there, the next look comes after two polls.
+BUSY_MESSAGES = 100
 RELAY_SETTINGS = (
     "SET application_name = 'mistersmith relay'",
     "SET synchronous_commit = off",  # a delete that is lost is repeated, and seen by its Sync-Id
@@ -146,16 +149,22 @@ class Relay:
 
     def wait(self, batch: Batch, started: float) -> None:
         """Go on at once (but keep the gap) while a batch does not hold all there is; else wait for a wake-up or the
-        next poll. Work comes in streams: going on for each row of it would make many small batches of one."""
+        next poll. Work comes in streams: going on for each row of it would make many small batches of one, and where it
+        comes fast a poll leaves one out."""
         if batch.read:
             time.sleep(max(0.0, self.gap_seconds - (time.monotonic() - started)))
         if has_more(batch, self.batch_rows):
             return
-        due = started + self.poll_seconds
+        due = started + self.poll_seconds * polls_after(batch)
         while not self._stopping and (left := due - time.monotonic()) > 0:
             if self._woken.wait(min(left, STOP_SECONDS)):
                 self._woken.clear()
                 due = started if self._is_urgent else min(due, due_for_work(started, time.monotonic()))
+
+
+def polls_after(batch: Batch) -> int:
+    """Return how many polls to wait for, unless woken: work that comes fast is fetched more at once."""
+    return 2 if batch.read >= BUSY_MESSAGES else 1
 
 
 def due_for_work(started: float, told: float) -> float:

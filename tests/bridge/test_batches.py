@@ -84,6 +84,18 @@ def test_one_answer_gives_each_message_its_own_sequence():
 
 
 @pytest.mark.usefixtures("jetstream")
+def test_what_is_stored_of_a_batch_is_what_was_given_and_a_header_stays_a_line():
+    messages = values(LEAST, "line", data=b"1\r\n\xff")
+    told = {**messages[0].headers, "traceparent": "one\r\nNats-Rollup: all"}
+    messages[0] = Message(messages[0].subject, messages[0].data, told, STREAM)
+    assert counts(publish(messages)) == [LEAST] * LEAST
+    found = connection.call(lambda c: c.jetstream.get_last_msg(STREAM, messages[0].subject))
+    assert found.data == b"1\r\n\xff"
+    assert found.headers["traceparent"] == "one Nats-Rollup: all"
+    assert found.headers["Sync-Origin"] == "pg"
+
+
+@pytest.mark.usefixtures("jetstream")
 def test_a_wrong_revision_in_the_middle_costs_only_its_own_message():
     """The batch stores nothing; each then goes alone."""
     messages = values(2 * MOST)

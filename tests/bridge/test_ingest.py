@@ -17,6 +17,7 @@ from bridge.headers import SYNC_ORIGIN
 from bridge.heartbeats import Heartbeats, read_heartbeat, record
 from bridge.models import DeadLetter
 from bridge.progress import ProgressReader
+from bridge.reader import BATCH
 from bridge.received import MessageReader, mint_id
 from bridge.redrive import redrive_letters
 from bridge.relay import Memory, relay_batch
@@ -152,6 +153,24 @@ def test_what_the_control_plane_published_is_left_alone(agent, other):
     with running(MessageReader()) as reader:
         wait_until(lambda: reader.totals["own"] == 1)
     assert not Message.objects.exists()
+
+
+def test_what_the_control_plane_published_is_passed_by_however_much_it_is(agent, other):
+    """More than is asked for at once; what somebody else wrote behind it comes through, and nothing is left over."""
+    subject = f"messages.direct.{agent.pk}.{other.pk}"
+    for _ in range(BATCH + 1):
+        publish(subject, {"payload": 1}, Sync_Origin="pg")
+    publish(subject, {"payload": 2})
+    with running(MessageReader()) as reader:
+        wait_until(lambda: reader.totals["applied"] == 1)
+        assert reader.totals["own"] == BATCH + 1
+        wait_until(lambda: consumer_state().num_ack_pending == 0)
+        assert (consumer_state().num_pending, reader.pending) == (0, 0)
+    assert [message.payload for message in Message.objects.all()] == [2]
+
+
+def consumer_state():
+    return connection.call(lambda c: c.jetstream.consumer_info("AGENT_MESSAGES", topology.MESSAGES))
 
 
 def test_what_the_control_plane_published_asks_nothing_of_postgresql(django_assert_num_queries):

@@ -11,7 +11,7 @@ from django.db import connection as db
 from agents.models import Agent, AgentState
 from bridge import connection, fence
 from bridge.relay import Batch
-from bridge.runner import WORK_SECONDS, Relay, due_for_work, has_more
+from bridge.runner import BUSY_MESSAGES, WORK_SECONDS, Relay, due_for_work, has_more, polls_after
 from tasks.enqueue import enqueue
 from tests.bridge.conftest import empty_outbox, history, outbox, rows, value, wait_until
 
@@ -77,6 +77,11 @@ def test_work_is_fetched_when_it_is_told_of_or_a_little_later_where_a_batch_is_j
     least, most = WORK_SECONDS
     assert due_for_work(started=0.0, told=least) == least
     assert due_for_work(started=0.0, told=least / 2) == most
+
+
+def test_a_poll_is_left_out_while_many_messages_come_within_one():
+    assert polls_after(Batch(read=BUSY_MESSAGES - 1)) == 1
+    assert polls_after(Batch(read=BUSY_MESSAGES)) == 2
 
 
 @pytest.mark.parametrize(
