@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 JOB = "tasks.run_ticket"
 SENT_AT = "sent_at"  # a header, in seconds since 1970: workers of older releases do not mind it
 SPACING_SECONDS = 0.005
-HELP_SECONDS = 0.05
+HELP_SECONDS = 0.1
 EXPIRE_SECONDS = (
     60  # a ticket that nobody took is worthless by then; more than clocks of two machines may differ
 )

@@ -1,9 +1,11 @@
 """What tasks wait for: other tasks, by each kind of dependency, and named resources."""
 
 import threading
+from datetime import timedelta
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
 
 from pg.uuid7 import uuid7
 from tasks import jobs, tickets, worker
@@ -14,6 +16,7 @@ from tasks.enqueue import After, NewTask, TaskRefused, enqueue, enqueue_many
 from tasks.leaves import leaf_of, register_types
 from tasks.models import Dependency, Execution, ResourceHolder, ResourceWaiter, Task
 from tasks.sweep import QUERIES
+from tasks.task_pauses import pause_tasks
 from tests.tasks.conftest import eventually, somebody_waits, status_of
 
 pytestmark = pytest.mark.django_db
@@ -176,6 +179,67 @@ def test_one_end_releases_tasks_of_every_leaf(agent_id, has_functions):
             cursor.execute(f"DROP FUNCTION {leaf_of('echo').replace('tasks.', 'tasks.ready_')}")
     finish(take("echo", agent_id), None)
     assert statuses(*children) == ["queued"] * 6
+
+
+def test_a_turn_that_ends_tasks_and_claims_others_counts_down_what_waits(agent_id):
+    """One statement moves all three kinds; what was claimed is told, what was made ready is not."""
+    first, second, third = (enqueue("echo", priority=priority) for priority in ("urgent", "high", "normal"))
+    ready, half = enqueue("echo", depends_on=[first]), enqueue("echo", depends_on=[first, third])
+    later = enqueue("echo", depends_on=[first], scheduled_at=timezone.now() + timedelta(hours=1))
+    aside, gone = enqueue("echo", depends_on=[first]), enqueue("echo", depends_on=[first])
+    pause_tasks([aside]), cancel([gone])
+    stored, (item,) = finish_and_claim("echo", agent_id, [Ended(take("echo", agent_id))], 1)
+    assert (stored, item.task_id, item.attempt) == ({first}, second, 1)
+    waited = [ready, half, later, aside, gone]
+    found = Task.objects.filter(pk__in=waited).values_list("pk", "status", "blocked_by", "worker")
+    assert {pk: rest for pk, *rest in found} == {
+        ready: ["queued", 0, None],
+        half: ["pending", 1, None],
+        later: ["pending", 0, None],
+        aside: ["paused", 0, None],
+        gone: ["cancelled", 0, None],
+    }
+    assert not Dependency.objects.filter(depends_on=first, released_at=None).exists()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT payload ->> 'status' FROM bridge.outbox WHERE key = %s", [str(ready)])
+        assert [status for (status,) in cursor.fetchall()] == ["pending", "queued"]
+
+
+@pytest.mark.parametrize("number", [200, 201])
+def test_of_many_that_wait_the_turn_leaves_all_to_the_trigger(agent_id, number):
+    first = enqueue("echo", priority="high")
+    children = enqueue_many(NewTask(task_type="echo", depends_on=[first]) for _ in range(number))
+    finish(take("echo", agent_id), None)
+    assert Task.objects.filter(pk__in=children, status="queued", blocked_by=0).count() == number
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("no_broker")
+def test_edges_that_are_added_while_a_turn_ends_their_task_are_counted_once(agent_id):
+    """The collision is certain: the end is seen waiting for whoever adds an edge to a task that it releases."""
+    first, second, child = enqueue("echo", priority="high"), enqueue("b"), uuid7()
+    enqueue("echo", task_id=child, depends_on=[first])
+    item = take("echo", agent_id)
+
+    def end():
+        finish(item, None)
+        connection.close()
+
+    with transaction.atomic():
+        depend(child, second)
+        thread = threading.Thread(target=end)
+        thread.start()
+        eventually(somebody_waits)
+    thread.join(60)
+    assert (Task.objects.get(pk=child).blocked_by, status_of(child)) == (1, "pending")
+    finish(take("b", agent_id), None)
+    assert (Task.objects.get(pk=child).blocked_by, status_of(child)) == (0, "queued")
+
+
+def test_tasks_of_one_moment_are_claimed_in_the_order_of_their_ids(agent_id):
+    ids = sorted(uuid7() for _ in range(5))
+    enqueue_many(NewTask(task_type="echo", task_id=ids[n]) for n in (3, 1, 4, 0, 2))
+    assert [item.task_id for item in claim("echo", agent_id, limit=3)] == ids[:3]
 
 
 def test_what_a_client_inserts_ready_is_made_to_wait_by_its_edges(agent_id):
