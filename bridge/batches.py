@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 SINCE = (2, 15)  # from here on nats-server syncs a batch once; before, each message of it
 LEAST, MOST = 16, 128  # messages in a batch: with fewer nothing is saved; others wait while one is stored
+MOST_EVENTS = 256  # in one of an event stream, where nobody waits for a message of his own
 MOST_BYTES = 1 << 20  # of values: nats-server keeps them twice until the last is there
 
 BATCH_ID, SEQUENCE, COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
@@ -63,13 +64,16 @@ def find_end(messages: Sequence[Addressed], places: Sequence[int], first: int) -
     already. A second message of a subject cannot be compared with the first, whose sequence nobody knows yet."""
     subjects: set[str] = set()
     room = MOST_BYTES
-    for index in range(first, min(len(places), first + MOST)):
+    end = min(
+        len(places), first + (MOST if messages[places[first]].stream.startswith("KV_") else MOST_EVENTS)
+    )
+    for index in range(first, end):
         message = messages[places[index]]
         room -= len(message.data)
         if message.subject in subjects or room < 0:
             return index
         subjects.add(message.subject)
-    return min(len(places), first + MOST)
+    return end
 
 
 def with_batch(headers: Mapping[str, str], batch_id: str, number: int, is_last: bool) -> dict[str, str]:

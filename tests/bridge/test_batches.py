@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from bridge import batches, connection, setup, topology
-from bridge.batches import LEAST, MOST, MOST_BYTES, cut
+from bridge.batches import LEAST, MOST, MOST_BYTES, MOST_EVENTS, cut
 from bridge.publisher import TOO_LARGE, UNBATCHED, UNKNOWN, WRONG_LAST_SEQUENCE, Message
 from tests.bridge.conftest import history, wait_until
 from tests.bridge.test_publisher import is_stopped, nats_pid
@@ -49,6 +49,11 @@ def lengths(messages):
 )
 def test_a_few_messages_go_alone(number, expected):
     assert lengths(values(number)) == expected
+
+
+def test_a_batch_of_events_may_be_larger():
+    events = [Message(f"tasks.created.{n}", b"{}", {}, "TASK_EXECUTION") for n in range(MOST_EVENTS + LEAST)]
+    assert lengths(events) == [[MOST_EVENTS, LEAST]]
 
 
 def test_each_stream_has_its_own_batches_and_order():
