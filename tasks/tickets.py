@@ -2,8 +2,9 @@
 
 So a lost ticket only costs time (beat's sweep sends one each second for every type with ready tasks), and a doubled
 one nothing. A thread of its own sends them: whoever enqueues never waits for the broker, nor fails with it. At most
-one ticket per type leaves the process every SPACING_SECONDS, and none while MAX_WAITING of them wait with the broker,
-which never holds the backlog. Where whoever made tasks ready goes on with their type himself, others may be called a
+one ticket per type leaves the process every SPACING_SECONDS (where more than BUSY_ASKS come meanwhile, and workers go
+from task to task anyway, every BUSY_SPACING_SECONDS), and none while MAX_WAITING of them wait with the broker, which
+never holds the backlog. Where whoever made tasks ready goes on with their type himself, others may be called a
 little later (HELP_SECONDS), once for what came up meanwhile.
 
 The same thread tells those who listen to `work_came`, agents outside Celery for instance. Where tickets went out it
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 JOB = "tasks.run_ticket"
 SENT_AT = "sent_at"  # a header, in seconds since 1970: workers of older releases do not mind it
 SPACING_SECONDS = 0.005
+BUSY_ASKS = 4
+BUSY_SPACING_SECONDS = 0.02
 HELP_SECONDS = 0.1
 EXPIRE_SECONDS = (
     60  # a ticket that nobody took is worthless by then; more than clocks of two machines may differ
@@ -83,6 +86,8 @@ class Sender:
         self.has_work = False  # work_came is to be sent
         self.until = math.inf  # when what was asked for leaves, at the latest (time.monotonic)
         self.is_sending = False
+        self.asks = 0  # that have no time, since others were taken up; and how many those were
+        self.asks_before = 0
         self.failures = 0
         self.waiting: dict[str, int] = {}  # by Celery queue, as of the last look
         self.next_look = 0.0
@@ -103,6 +108,7 @@ class Sender:
                 self.changed.notify_all()
             self.wanted |= {(task_type, may_recruit) for task_type in task_types}
             self.has_work |= has_work
+            self.asks += within_seconds == 0
             if self.thread is None:
                 self.thread = threading.Thread(target=self.run, name="tickets", daemon=True)
                 self.thread.start()
@@ -122,7 +128,7 @@ class Sender:
             failed = self.send_all(batch)
             pause = self.pause_seconds(bool(failed))
             if batch:
-                time.sleep(SPACING_SECONDS)
+                time.sleep(self.spacing_seconds())
             self.tell()
             with self.changed:
                 self.wanted |= failed
@@ -143,7 +149,11 @@ class Sender:
             while (left := self.seconds_left()) is None or left > 0:
                 self.changed.wait(left)
             batch, self.wanted, self.is_sending, self.until = self.wanted, set(), True, math.inf
+            self.asks_before, self.asks = self.asks, 0
             return batch
+
+    def spacing_seconds(self) -> float:
+        return BUSY_SPACING_SECONDS if self.asks_before > BUSY_ASKS else SPACING_SECONDS
 
     def seconds_left(self) -> float | None:
         """Return how long what was asked for has time; None: nothing was."""

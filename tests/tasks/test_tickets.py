@@ -52,6 +52,26 @@ def test_what_has_time_leaves_when_it_is_over_or_with_what_has_none(sender):
     assert [name for name, _ in sender.sent] == list("abcdef")
 
 
+@pytest.mark.parametrize(
+    ("asks", "with_time", "seconds"),
+    [
+        (tickets.BUSY_ASKS, 100, tickets.SPACING_SECONDS),
+        (tickets.BUSY_ASKS + 1, 0, tickets.BUSY_SPACING_SECONDS),
+    ],
+)
+def test_who_asks_more_often_than_workers_need_it_leaves_the_broker_alone_for_longer(
+    sender, asks, with_time, seconds
+):
+    sender.thread = threading.current_thread()  # none of its own: taken up here
+    for within_seconds in [0] * asks + [1000] * with_time:
+        sender.ask(["a"], within_seconds=within_seconds)
+    assert sender.take() == {("a", True)}
+    assert sender.spacing_seconds() == seconds
+    sender.ask(["a"])
+    sender.take()
+    assert sender.spacing_seconds() == tickets.SPACING_SECONDS
+
+
 @pytest.fixture
 def events(sender, monkeypatch):
     """What the sender did, in its order: tickets, `told`, and how long it paused in between."""
