@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +16,6 @@ from pg.queries import Queries
 from tasks import tickets
 from tasks.leaves import PARENT, leaf_of
 from tasks.new_task import COMPLETION, After, NewTask, TaskRefused, row_of
-from tasks.signals import tasks_changed
 
 QUERIES = Queries("tasks")
 BATCH = 5_000
@@ -91,29 +89,32 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
     rows = [row_of(task) for task in tasks]
     if not rows:
         return []
-    ids: list[UUID] = []
+    is_plain = not any(row["unique_key"] or row["edges"] for row in rows)
     try:
-        with together(rows):
-            for start in range(0, len(rows), BATCH):
-                ids += _insert(rows[start : start + BATCH])
-            _add_dependencies(rows, ids)
+        if is_plain and len(rows) <= BATCH and not connection.in_atomic_block:
+            ids = _insert_plain(rows)  # one statement is a transaction
+        else:
+            ids = _insert_together(rows)
     except IntegrityError as error:
         raise _refusal(error) from error
     tickets.send_on_commit({row["task_type"] for row in rows})
-    tasks_changed.send(None, task_ids=ids, is_work=True)
     return ids
 
 
-def together(rows: list[dict[str, Any]]) -> AbstractContextManager[None]:
-    """Return a transaction, or a savepoint in the caller's; nothing where one statement does all."""
-    is_one = len(rows) <= BATCH and not any(row["unique_key"] or row["edges"] for row in rows)
-    return nullcontext() if is_one and not connection.in_atomic_block else transaction.atomic()
+def _insert_together(rows: list[dict[str, Any]]) -> list[UUID]:
+    """Insert what is to be inserted, in a transaction or a savepoint of the caller's; return for each row its own id or
+    that of its key's holder."""
+    ids: list[UUID] = []
+    with transaction.atomic():
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            ids += _insert_keyed(batch) if any(row["unique_key"] for row in batch) else _insert_plain(batch)
+        _add_dependencies(rows, ids)
+    return ids
 
 
-def _insert(rows: list[dict[str, Any]]) -> list[UUID]:
-    """Insert what is to be inserted; return for each row its own id or that of its key's holder."""
-    if any(row["unique_key"] for row in rows):
-        return _insert_keyed(rows)
+def _insert_plain(rows: list[dict[str, Any]]) -> list[UUID]:
+    """Insert tasks without keys by one statement; return their ids."""
     types = {row["task_type"] for row in rows}
     leaf = leaf_of(*types) if len(types) == 1 else PARENT  # straight into one leaf: no row is routed
     if len(rows) == 1:
