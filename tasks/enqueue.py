@@ -15,7 +15,7 @@ from pg.prepared import run_prepared
 from pg.queries import Queries
 from tasks import tickets
 from tasks.leaves import PARENT, leaf_of
-from tasks.new_task import COMPLETION, After, NewTask, TaskRefused, row_of
+from tasks.new_task import After, NewTask, TaskRefused, row_of
 
 QUERIES = Queries("tasks")
 BATCH = 5_000
@@ -187,20 +187,24 @@ def text_of(texts: Sequence[str]) -> str:
 
 
 def _add_dependencies(rows: list[dict[str, Any]], ids: list[UUID]) -> None:
-    """Insert the edges of the tasks that were inserted; of completion are those whose kind is left out."""
-    edges = [
-        (task_id, *edge)
-        for row, task_id in zip(rows, ids, strict=True)
-        if row["edges"] and task_id == row["task_id"]
-        for edge in row["edges"]
-    ]
+    """Insert the edges of the tasks that were inserted; of completion are those whose kind is left out. Nothing is made
+    for each edge: Python's collector would go through all that the process has, every few thousand tasks."""
+    edges: list[UUID | After] = []
+    task_ids: list[UUID] = []
+    for row, task_id in zip(rows, ids, strict=True):
+        if row["edges"] and task_id == row["task_id"]:
+            edges += row["edges"]
+            task_ids += [task_id] * len(row["edges"])
     if edges:
-        task_ids, others, kinds, names = zip(*edges, strict=True)
+        afters = [edge if isinstance(edge, After) else None for edge in edges]
+        is_plain = not any(afters)
         columns = {
             "task_ids": arrays.ids(task_ids),
-            "depends_on": arrays.ids(others),
-            "kinds": None if set(kinds) == {COMPLETION} else arrays.texts(kinds),
-            "input_names": None if set(names) == {None} else arrays.texts(names),
+            "depends_on": arrays.ids([edge.task_id if isinstance(edge, After) else edge for edge in edges]),
+            "kinds": None if is_plain else arrays.texts([after.kind if after else None for after in afters]),
+            "input_names": None
+            if is_plain
+            else arrays.texts([after.name if after else None for after in afters]),
         }
         run_prepared(QUERIES.text("add_dependencies"), columns)
 

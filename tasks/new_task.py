@@ -20,7 +20,6 @@ SECONDS_RULE = "must be more than 0, at most 1e12"
 PRIORITIES, KINDS = TaskPriority.values, Dependency.Kind.values  # Django makes them anew at each look
 PRIORITIES_RULE, KINDS_RULE = f"must be one of {PRIORITIES}", f"must be one of {KINDS}"
 COMPLETION = Dependency.Kind.COMPLETION.value
-Edge = tuple[UUID, str, str | None]  # the other's id, the kind, the name
 
 
 class TaskRefused(Refused):
@@ -160,15 +159,15 @@ def _payload_of(task: NewTask, schema: Mapping[str, Any] | None) -> str:
     return text
 
 
-def edges_of(task: NewTask) -> list[Edge]:
-    """Return what the task waits for, each once: the other's id, the kind and the name; raise as `row_of` does."""
-    edges: dict[UUID, Edge] = {}
+def edges_of(task: NewTask) -> list[UUID | After]:
+    """Return what the task waits for, as it was given, each other task once; raise as `row_of` does."""
+    edges: dict[UUID, UUID | After] = {}
     for other in task.depends_on:
         if isinstance(other, After):
             _require("kind", other.kind, other.kind in KINDS, KINDS_RULE)
             _require("name", other.name, other.name is None or other.kind == "data", "only data has a name")
             _require_length("name", other.name, 255)
-            edges[other.task_id] = (other.task_id, other.kind, other.name)
+            edges[other.task_id] = other
         else:
-            edges[other] = (other, COMPLETION, None)
+            edges[other] = other
     return list(edges.values())
