@@ -27,7 +27,6 @@ from tasks import queues
 from tasks.claim import Failure, fail, finish_many, give_back, heartbeat_leases, lease_seconds
 from tasks.hand import Hand, Pace, Running
 from tasks.leaves import register_types
-from tasks.prefetched import keep_tickets_in_memory
 
 log = logging.getLogger(__name__)
 AGENT_TYPE = "celery-worker"
@@ -172,6 +171,8 @@ def stop_worker(reason: str) -> None:
 
 @signals.celeryd_after_setup.connect(weak=False)
 def choose_queues(instance: Any, **_: Any) -> None:
+    from tasks.prefetched import keep_tickets_in_memory  # loads the broker's client: not in other processes
+
     queues.consume(instance.app)
     keep_tickets_in_memory()
 

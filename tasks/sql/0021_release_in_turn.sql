@@ -42,26 +42,16 @@ BEGIN
   END IF;
 
   -- Locked first, for a row that changes while it is settled is looked at anew, and then PostgreSQL 18 finds nothing in those
-  -- partitions of tasks.executions that a kept plan was cut down to. What ended comes before what is claimed: the latter waits
-  -- for nobody. Fenced: nothing happens to a task whose lease was taken over, or that was cancelled.
-  SELECT array_agg(x.task_id) FILTER (WHERE x.has_ended), array_agg(x.task_id) FILTER (WHERE NOT x.has_ended)
-  INTO v_ended, v_ids
-  FROM (
-    SELECT * FROM (
-      SELECT q.task_id, true AS has_ended
-      FROM %2$s q
+  -- partitions of tasks.executions that a kept plan was cut down to. Fenced: nothing happens to a task whose lease was taken
+  -- over, or that was cancelled.
+  IF cardinality(p_task_ids) > 0 THEN
+    SELECT array_agg(e.task_id) INTO v_ended
+    FROM (
+      SELECT q.task_id FROM %2$s q
       WHERE q.task_id = ANY(p_task_ids) AND q.task_type = p_task_type AND q.worker = p_worker
         AND q.attempt = p_attempts[array_position(p_task_ids, q.task_id::uuid)] AND q.status = v_running
-      ORDER BY q.task_id FOR NO KEY UPDATE) e
-    UNION ALL
-    SELECT * FROM (
-      SELECT r.task_id, false
-      FROM %2$s r
-      WHERE r.task_type = p_task_type AND r.status = 'queued'
-        AND (r.assigned_agent_id IS NULL OR r.assigned_agent_id = p_worker)
-        AND (r.expires_at IS NULL OR r.expires_at > now())
-      ORDER BY r.priority DESC, r.created_at
-      LIMIT CASE WHEN v_is_closed OR v_is_limited THEN 0 ELSE p_limit END FOR UPDATE SKIP LOCKED) c) x;
+      ORDER BY q.task_id FOR NO KEY UPDATE) e;
+  END IF;
 
   IF v_ended IS NOT NULL THEN
     -- Nobody adds to these edges any more: who does holds what ended.
@@ -85,6 +75,19 @@ BEGIN
     ELSE
       v_waiting := NULL;
     END IF;
+  END IF;
+
+  -- Last, for it waits for nobody; and by a statement of its own, which sees what others have claimed meanwhile: one that had
+  -- waited would lock the rows that they run, until it commits.
+  IF p_limit > 0 AND NOT v_is_closed AND NOT v_is_limited THEN
+    SELECT array_agg(c.task_id) INTO v_ids
+    FROM (
+      SELECT r.task_id FROM %2$s r
+      WHERE r.task_type = p_task_type AND r.status = 'queued'
+        AND (r.assigned_agent_id IS NULL OR r.assigned_agent_id = p_worker)
+        AND (r.expires_at IS NULL OR r.expires_at > now())
+      ORDER BY r.priority DESC, r.created_at
+      LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
   END IF;
 
   LOOP

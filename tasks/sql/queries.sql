@@ -201,7 +201,7 @@ WHERE unique_key IS NULL OR task_id IN (SELECT k.task_id FROM keyed k)
 RETURNING task_id::uuid
 
 -- name: enqueue_one
---- One task without a key, straight into its leaf. Many go by COPY.
+-- One task without a key, straight into its leaf. Many go by COPY.
 INSERT INTO $leaf (
   task_id, task_type, task_name, payload, priority, status, scheduled_at, expires_at, max_retries, max_execution_time,
   concurrency_key, assigned_agent_id, created_by_agent_id, parent_task_id, resources, metadata, blocked_by)
