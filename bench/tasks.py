@@ -3,16 +3,16 @@
 SECTIONS=core,drain measures those alone, and then the file holds no others.
 """
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import product
+from itertools import product, repeat
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 from bench.frame import Report, percentile
@@ -98,20 +98,27 @@ def measure_core(report: Report, found: Installation, leaf: str) -> None:
 
 
 def at_once(sessions: int, run: Callable[..., float], *arguments: Any) -> float:
-    """Return the sum of what `run(*arguments, wait)` returns in so many threads, whose connections are their own; all
-    begin when each has called `wait`."""
-    from django.db import connections
+    """Return the sum of what `run(*arguments, wait)` returns in so many processes, as workers are, each with a
+    connection of its own; all begin when each has called `wait`."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(sessions, spawn, get_ready, (spawn.Barrier(sessions),)) as processes:
+        return sum(processes.map(run_one, repeat(run, sessions), repeat(arguments)))
 
-    together = Barrier(sessions)
 
-    def run_one(_: int) -> float:
-        try:
-            return run(*arguments, together.wait)
-        finally:
-            connections.close_all()
+_together: Any = None  # where the processes of `at_once` wait for each other
 
-    with ThreadPoolExecutor(sessions) as threads:
-        return sum(threads.map(run_one, range(sessions)))
+
+def get_ready(together: Any) -> None:
+    """Set up a process of `at_once`."""
+    import django
+
+    global _together
+    _together = together
+    django.setup()
+
+
+def run_one(run: Callable[..., float], arguments: Sequence[Any]) -> float:
+    return run(*arguments, _together.wait)
 
 
 def run_core(tasks: int, batch: int, wait: Callable[[], object] | None = None) -> float:
