@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from psycopg.pq import Format
 
 from pg import arrays
@@ -65,6 +65,8 @@ COPIED: dict[str, tuple[str, Kind]] = {
     "blocked_by": ("blocked_by", lambda values: arrays.integers([value or 0 for value in values])),
     "metadata": ("metadata", arrays.jsons),
 }
+DEADLOCK = "40P01"
+DEADLOCK_ATTEMPTS = 3
 KEY_ATTEMPTS = 5  # a holder may end between the conflict and the look at who it is
 __all__ = ["After", "NewTask", "TaskRefused", "enqueue", "enqueue_many", "parse_payload"]
 
@@ -84,7 +86,8 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
     """Enqueue tasks, BATCH by one statement (and one for their dependencies); return their ids in the same order.
 
     For a `unique_key` that is taken, by an open task or an earlier one of the same call, the holder's id is returned.
-    All or nothing: raises TaskRefused when one of them breaks a rule.
+    All or nothing: raises TaskRefused when one of them breaks a rule. Where PostgreSQL ends it for a deadlock, it is
+    done again, DEADLOCK_ATTEMPTS times in all.
     """
     rows = [row_of(task) for task in tasks]
     if not rows:
@@ -94,11 +97,23 @@ def enqueue_many(tasks: Iterable[NewTask]) -> list[UUID]:
         if is_plain and len(rows) <= BATCH and not connection.in_atomic_block:
             ids = _insert_plain(rows)  # one statement is a transaction
         else:
-            ids = _insert_together(rows)
+            ids = _insert_despite_deadlocks(rows)
     except IntegrityError as error:
         raise _refusal(error) from error
     tickets.send_on_commit({row["task_type"] for row in rows})
     return ids
+
+
+def _insert_despite_deadlocks(rows: list[dict[str, Any]]) -> list[UUID]:
+    """`_insert_together`, again where PostgreSQL ended it to solve a deadlock: its locks, on the tasks that are waited
+    for, are free again by then."""
+    for _ in range(DEADLOCK_ATTEMPTS - 1):
+        try:
+            return _insert_together(rows)
+        except OperationalError as error:
+            if getattr(error.__cause__, "sqlstate", None) != DEADLOCK:
+                raise
+    return _insert_together(rows)
 
 
 def _insert_together(rows: list[dict[str, Any]]) -> list[UUID]:

@@ -236,6 +236,27 @@ def test_edges_that_are_added_while_a_turn_ends_their_task_are_counted_once(agen
     assert (Task.objects.get(pk=child).blocked_by, status_of(child)) == (0, "queued")
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("no_broker")
+def test_an_enqueue_that_is_ended_for_a_deadlock_is_done_again():
+    """Certain: we hold one of the tasks that it depends on, and ask for the other, which it holds, once it waits."""
+    parents, stored = sorted(enqueue_many(NewTask(task_type="a") for _ in range(2))), []
+
+    def add():
+        stored.append(enqueue("echo", depends_on=parents))
+        connection.close()
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL deadlock_timeout = '60s'")  # it is not us whom PostgreSQL ends
+        Task.objects.filter(pk=parents[1]).update(task_name="held")
+        thread = threading.Thread(target=add)
+        thread.start()
+        eventually(somebody_waits)
+        Task.objects.filter(pk=parents[0]).update(task_name="held")
+    thread.join(60)
+    assert (Task.objects.get(pk=stored[0]).blocked_by, status_of(stored[0])) == (2, "pending")
+
+
 def test_tasks_of_one_moment_are_claimed_in_the_order_of_their_ids(agent_id):
     ids = sorted(uuid7() for _ in range(5))
     enqueue_many(NewTask(task_type="echo", task_id=ids[n]) for n in (3, 1, 4, 0, 2))
