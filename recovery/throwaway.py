@@ -4,7 +4,6 @@ import os
 import random
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ PORTS = range(20_001, 32_768)  # below those that the kernel hands out
 TRIES = 5
 START_SECONDS = 30
 STOP_SECONDS = 10
+LOG = "log"
+READY = b"Server is ready"  # in its log, once it listens
 CONFIGURATION = """\
 listen: "127.0.0.1:{port}"
 max_payload: 8MB
@@ -58,7 +59,7 @@ def start(folder: Path) -> tuple["subprocess.Popen[bytes]", str]:
         file.touch(mode=0o600)
         file.write_text(CONFIGURATION.format(port=port, store=folder / "store", password=password))
         process = launch(folder, file)
-        if listens(process, port):
+        if gets_ready(process, folder / LOG):
             return process, f"nats://throwaway:{password}@127.0.0.1:{port}"
         stop(process)
     raise Unreachable(
@@ -72,7 +73,7 @@ def launch(folder: Path, configuration: Path) -> "subprocess.Popen[bytes]":
         sys.executable, "-IS", str(leash.__file__), f"--parent={os.getpid()}", "KILL", "--",
         program(), "--config", str(configuration),
     ]  # fmt: skip
-    with (folder / "log").open("ab") as out:
+    with (folder / LOG).open("wb") as out:
         return subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
@@ -89,16 +90,14 @@ def program() -> str:
     return found
 
 
-def listens(process: "subprocess.Popen[bytes]", port: int) -> bool:
-    """Wait until the server takes connections; False when it ended, or never does."""
+def gets_ready(process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    """Wait until the server listens; False when it ended, or never does. Its log says so: at the port somebody else may
+    answer, who has taken it before."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return process.poll() is None
+        if READY in log.read_bytes():
+            return True
+        time.sleep(0.02)
     return False
 
 
