@@ -1,7 +1,7 @@
 """Whether a claim costs the same however much waits, and however much has ended: 100,000 to 5 million rows of a type.
 
-Buffers are exact, whatever else the machine does. SECTIONS=pending or SECTIONS=finished measures one half (about three
-minutes each); LARGEST=1000000 goes no further than that.
+Buffers are exact, whatever else the machine does. SECTIONS=pending or SECTIONS=finished measures one half (about a
+minute each); LARGEST=1000000 goes no further than that.
 """
 
 import os

@@ -1,6 +1,7 @@
 """A worker's turn at one type: store what ended well, claim what comes next. One statement, one transaction.
 
-The statement is a function of the type's leaf (tasks/sql/0010_turns.sql), which keeps its plans.
+The statement is a function of the type's leaf, which keeps its plans: `tasks.make_turn`, by now that of
+tasks/sql/0021_release_in_turn.sql (decision 0019).
 """
 
 import json

@@ -1,5 +1,5 @@
 -- Runtime queries of the tasks room. $leaf names the table of one task type, so that the planner looks at one partition;
--- $limit is a literal. Claims and good ends are functions: 0010_turns.sql.
+-- $limit is a literal. Claims and good ends are functions: 0021_release_in_turn.sql.
 
 -- name: leaf_of
 SELECT partition_name FROM tasks.types WHERE task_type = %(task_type)s
